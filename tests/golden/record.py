@@ -292,6 +292,8 @@ CASES = [
     Case("adamw_maximize", torch_adam, adamw(maximize=True)),
     Case("adam_clip_fires", torch_adam, adam(max_grad_norm=0.5), covers=dict(grad_clip=ALWAYS)),
     Case("adam_clip_idle", torch_adam, adam(max_grad_norm=100.0), covers=dict(grad_clip=NEVER)),
+    # norms near 1e-6, where the 1e-6 in the clip coefficient weighs
+    Case("adam_clip_small_norm", torch_adam, adam(max_grad_norm=1e-6), magnitude=(1e-7, 1e-6), covers=dict(grad_clip=ALWAYS)),
     Case("adamw_clip_mixed", torch_adam, adamw(max_grad_norm=1.0), steps=6,
          magnitude_at={(n, t): 0.05 for n in SMALL for t in (2, 3, 5)}, covers=dict(grad_clip=SOMETIMES)),
     Case("adam_grad_scale", torch_adam, adam(grad_scale=1024.0), magnitude=(1.0, 1024.0)),
@@ -327,6 +329,8 @@ CASES = [
     Case("fadam_kappa_fires", composed_fadam, fadam(kappa=1.0), covers=dict(kappa=ALWAYS)),
     Case("fadam_kappa_idle", composed_fadam, fadam(kappa=50.0), covers=dict(kappa=NEVER)),
     Case("fadam_kappa_mixed", composed_fadam, fadam(kappa=3.5), steps=8, covers=dict(kappa=SOMETIMES)),
+    # no 1e-6 in this clip: a norm near 1e-6 would show it
+    Case("fadam_kappa_small_norm", composed_fadam, fadam(lr=1e3, kappa=1e-6, eps0=1e4), magnitude=(1e-3, 0.1), covers=dict(kappa=ALWAYS)),
     Case("fadam_decay", composed_fadam, fadam(weight_decay=1e-3), FULL, zeros=0.0),
     Case("fadam_decay_eps", composed_fadam, fadam(weight_decay=0.01, eps0=1e-2, eps_decay=0.1)),
     Case("fadam_decay_cap", composed_fadam, fadam(weight_decay=0.1, decay_cap=0.05), FULL, covers=dict(decay_cap=SOMETIMES)),
