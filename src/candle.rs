@@ -46,6 +46,7 @@ use half::bf16;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
+use std::sync::mpsc::channel;
 
 /// [`candle_nn::Optimizer`] with [`crate::Adam`] as its configuration: Adam and AdamW.
 pub type Adam = Optimizer<crate::Adam>;
@@ -198,8 +199,38 @@ impl<A> Optimizer<A> {
                 return Err(Error::Aliased { name: name(pair[0])?.to_string(), other });
             }
         }
-        let mut step = Step { inner: &mut self.inner, parameters: &self.parameters, parts, updates };
-        step.lock(locks)
+        let count = parts.len();
+        let mut step = Step { parameters: &self.parameters, parts, updates };
+        if count <= INLINE {
+            let mut result = Ok(());
+            step.lock(locks, &mut |updates| {
+                result = self.inner.step(updates);
+            })?;
+            return result;
+        }
+        // A thread with room for the frames takes the locks and holds them while this one steps, in its own pool.
+        let (locked, wait_locked) = channel::<Vec<Update<'static>>>();
+        let (done, wait_done) = channel::<()>();
+        std::thread::scope(|scope| {
+            let holder = std::thread::Builder::new().stack_size(STACK + count * FRAME).spawn_scoped(
+                scope,
+                move || {
+                    step.lock(locks, &mut |updates| {
+                        if locked.send(std::mem::take(updates)).is_ok() {
+                            let _ = wait_done.recv(); // ends when the step is done, or its thread has panicked
+                        }
+                    })
+                },
+            );
+            let holder = holder.map_err(candle_core::Error::from)?;
+            let result = wait_locked.recv().map(|mut updates| self.inner.step(&mut updates));
+            drop(done);
+            match holder.join() {
+                Ok(locked) => locked?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+            result.unwrap_or(Ok(())) // not locked: the error was the holder's
+        })
     }
 }
 
@@ -277,19 +308,32 @@ fn check_device(name: &str, tensor: &candle_core::Tensor) -> Result<(), Error> {
     Err(Error::Device { name: name.to_string(), expected: "cpu".into(), found })
 }
 
+/// Variables whose locks fit the caller's stack, a frame each (4 KiB without optimization).
+const INLINE: usize = 64;
+/// Stack of a thread that holds more: a frame each, and something for the thread itself.
+const FRAME: usize = 16 << 10;
+const STACK: usize = 256 << 10;
+
 /// A step that is taking its locks.
 struct Step<'a> {
-    inner: &'a mut crate::Optimizer,
     parameters: &'a [Parameter],
     parts: &'a mut [Part],
     updates: &'a mut Vec<Update<'static>>,
 }
 
+/// What happens while all locks are held.
+type Held<'a> = &'a mut (dyn FnMut(&mut Vec<Update<'static>>) + 'a);
+
 impl Step<'_> {
-    /// Takes these locks one after the other and steps while it holds them all. candle shows a `&mut` storage only
+    /// Takes these locks one after the other and calls `held` while it has them all. candle shows a `&mut` storage only
     /// inside an in-place operation, so each lock is a frame of this recursion.
-    fn lock(&mut self, locks: &[Lock]) -> Result<(), Error> {
-        let Some((lock, rest)) = locks.split_first() else { return self.step() };
+    fn lock(&mut self, locks: &[Lock], held: Held<'_>) -> Result<(), Error> {
+        let Some((lock, rest)) = locks.split_first() else {
+            self.collect();
+            held(self.updates);
+            self.updates.clear();
+            return Ok(());
+        };
         if lock.gradient {
             let gradient = self.parts[lock.part].gradient.clone();
             let (storage, layout) = gradient.storage_and_layout();
@@ -299,23 +343,24 @@ impl Step<'_> {
                 CpuStorage::BF16(values) => address(values, layout),
                 _ => return Err(moved()),
             };
-            return self.lock(rest);
+            return self.lock(rest, held);
         }
         let var = &self.parameters[self.parts[lock.part].parameter].var;
-        let frame = Frame { step: RefCell::new((self, Ok(()))), part: lock.part, rest };
+        let frame = Frame { step: RefCell::new((self, held, Ok(()))), part: lock.part, rest };
         var.inplace_op1(&frame)?;
-        frame.step.into_inner().1
+        frame.step.into_inner().2
     }
 
     /// The innermost frame: every lock is held, every address known.
-    fn step(&mut self) -> Result<(), Error> {
+    fn collect(&mut self) {
         for part in &*self.parts {
             let Parameter { var, id } = &self.parameters[part.parameter];
             let (len, from) = (var.elem_count(), part.gradient_at.0);
             // SAFETY: both addresses were taken from storages that are locked now and until `lock` has returned, the
             // variable's by a write lock, each at an offset that candle's layout gives for this many contiguous
             // elements. No two variables share a storage (`over`), and no gradient shares a variable's
-            // (`locked_step`). The updates are dropped in `try_step`, before anyone can use them again.
+            // (`locked_step`). The updates live no longer than the locks: `lock` drops them before it returns, or it
+            // has handed them to a caller whose step ends before the locks do.
             let update = unsafe {
                 let gradient = match part.gradient.dtype() {
                     DType::BF16 => Tensor::from_raw_parts(from.cast::<bf16>(), len),
@@ -325,13 +370,12 @@ impl Step<'_> {
             };
             self.updates.push(update);
         }
-        self.inner.step(self.updates)
     }
 }
 
 /// One variable's write lock.
 struct Frame<'a, 'b> {
-    step: RefCell<(&'a mut Step<'b>, Result<(), Error>)>,
+    step: RefCell<(&'a mut Step<'b>, Held<'a>, Result<(), Error>)>,
     part: usize,
     rest: &'a [Lock],
 }
@@ -342,10 +386,10 @@ impl InplaceOp1 for Frame<'_, '_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (step, result) = &mut *self.step.borrow_mut();
+        let (step, held, result) = &mut *self.step.borrow_mut();
         let CpuStorage::F32(values) = storage else { return Err(moved().into()) };
         step.parts[self.part].parameter_at = Address(values[layout.start_offset()..].as_mut_ptr().cast());
-        *result = step.lock(self.rest);
+        *result = step.lock(self.rest, held);
         Ok(())
     }
 }

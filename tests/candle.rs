@@ -118,7 +118,7 @@ fn varmap_by_sorted_names() {
 
 #[test]
 fn many_variables_fit_the_stack() {
-    // Each lock is a frame; a test thread has 2 MiB.
+    // Each lock is a stack frame, and a test thread has 2 MiB of them.
     let vars: Vec<Var> = (0..2000).map(|i| var(&[i as f32])).collect();
     let pairs: Vec<_> =
         vars.iter().map(|var| (var, Tensor::ones(1, DType::F32, &Device::Cpu).unwrap())).collect();
