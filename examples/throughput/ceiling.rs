@@ -27,8 +27,8 @@ pub(crate) struct Ceiling {
 #[derive(Clone, Copy)]
 struct Stream {
     array: usize,
-    /// Bytes of a row.
-    row: usize,
+    /// Bytes of an element.
+    width: usize,
     updated: bool,
 }
 
@@ -38,11 +38,8 @@ impl Ceiling {
     pub(crate) fn new(case: &Case, sweeps: &[Sweep], simd: Simd) -> Result<Self> {
         let rows = case.shape.tensors().iter().sum::<usize>().div_ceil(ROW);
         let pages = |array: Array| Pages::filled(rows.saturating_mul(ROW * case.width(array)), 0);
-        let stream = |&array: &Array, updated: bool| Stream {
-            array: array as usize,
-            row: ROW * case.width(array),
-            updated,
-        };
+        let stream =
+            |&array: &Array, updated| Stream { array: array as usize, width: case.width(array), updated };
         let streams = |sweep: &Sweep| {
             let read = sweep.read.iter().map(|array| stream(array, false));
             read.chain(sweep.updated.iter().map(|array| stream(array, true))).collect()
@@ -118,21 +115,37 @@ unsafe fn avx2(arrays: &Addresses, sweep: &[Stream], start: usize, end: usize) {
     unsafe { touch::<std::arch::x86_64::__m256>(arrays, sweep, start, end) };
 }
 
-/// Reads, or reads and writes back, rows `start..end` by words of W. Volatile: what is read is not used.
+/// Reads, or reads and writes back, rows `start..end` by words of W.
 #[inline(always)]
 unsafe fn touch<W: Copy>(arrays: &Addresses, sweep: &[Stream], start: usize, end: usize) {
+    const NARROW: usize = 2 * ROW;
+    const WIDE: usize = 4 * ROW;
     for row in start..end {
-        for stream in sweep {
-            let from = arrays[stream.array].wrapping_add(row * stream.row).cast::<W>();
-            for i in 0..stream.row / size_of::<W>() {
-                let word = from.wrapping_add(i);
-                // SAFETY: the caller's rows; arrays are aligned to a cache line, and rows and words divide it.
-                unsafe {
-                    let value = word.read_volatile();
-                    if stream.updated {
-                        word.write_volatile(value);
-                    }
+        for &Stream { array, width, updated } in sweep {
+            let at = arrays[array].wrapping_add(row * ROW * width);
+            // SAFETY: the caller's rows.
+            unsafe {
+                match (width * ROW, updated) {
+                    (NARROW, false) => touch_row::<W, NARROW, false>(at),
+                    (NARROW, true) => touch_row::<W, NARROW, true>(at),
+                    (WIDE, false) => touch_row::<W, WIDE, false>(at),
+                    _ => touch_row::<W, WIDE, true>(at),
                 }
+            }
+        }
+    }
+}
+
+/// Volatile, because nothing uses what is read, and because a plain copy onto itself would vanish.
+#[inline(always)]
+unsafe fn touch_row<W: Copy, const BYTES: usize, const UPDATED: bool>(at: *mut u8) {
+    for i in 0..BYTES / size_of::<W>() {
+        let word = at.cast::<W>().wrapping_add(i);
+        // SAFETY: the caller's row; arrays are aligned to a cache line, and words divide it.
+        unsafe {
+            let value = word.read_volatile();
+            if UPDATED {
+                word.write_volatile(value);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Step and ceiling in turns: short blocks, many rounds, medians.
+//! Step and ceiling in turns: short blocks, many rounds, medians over the rounds in which no other program took a core
+//! away (over all rounds where there are too few of those).
 
 use crate::case::Case;
 use crate::ceiling::Ceiling;
@@ -9,41 +10,50 @@ use rayon::ThreadPool;
 use std::time::{Duration, Instant};
 
 /// What a block should last: far above the clock's resolution, below the scheduler's time slice.
-const BLOCK: Duration = Duration::from_millis(1);
+const BLOCK: Duration = Duration::from_micros(500);
 /// What a block's warm-up should last: the caches and the pool's sleeping threads are then its own.
-const WARM_UP: Duration = Duration::from_micros(300);
+const WARM_UP: Duration = Duration::from_micros(200);
 /// From here on, one run through the arrays needs no warm-up: they are far larger than any cache.
 const LONG: Duration = Duration::from_millis(20);
 const LEAST_ROUNDS: usize = 5;
 /// A kind of ceiling that was this much slower at first is not timed again.
 const HOPELESS: f64 = 1.3;
 
-/// One row of the table. Times are seconds for one step.
+/// Seconds for one step and for its traffic alone, and the share round by round.
+#[derive(Clone, Copy)]
+struct Medians {
+    step: f64,
+    ceiling: f64,
+    share: f64,
+}
+
+/// One row of the table.
 pub(crate) struct Measured {
     pub(crate) params: usize,
     pub(crate) tensors: usize,
     pub(crate) bytes_per_param: usize,
-    pub(crate) step: f64,
-    pub(crate) ceiling: f64,
-    /// The ceiling's time over the step's in each round, sorted.
-    shares: Vec<f64>,
+    medians: Medians,
 }
 
 impl Measured {
-    fn gb_per_s(&self, seconds: f64) -> f64 {
-        (self.bytes_per_param * self.params) as f64 / seconds * 1e-9
+    pub(crate) fn milliseconds(&self) -> f64 {
+        self.medians.step * 1e3
     }
 
-    pub(crate) fn step_gb_per_s(&self) -> f64 {
-        self.gb_per_s(self.step)
+    pub(crate) fn gb_per_s(&self) -> f64 {
+        self.bytes() / self.medians.step * 1e-9
     }
 
     pub(crate) fn ceiling_gb_per_s(&self) -> f64 {
-        self.gb_per_s(self.ceiling)
+        self.bytes() / self.medians.ceiling * 1e-9
     }
 
     pub(crate) fn share(&self) -> f64 {
-        self.shares[self.shares.len() / 2]
+        self.medians.share
+    }
+
+    fn bytes(&self) -> f64 {
+        (self.bytes_per_param * self.params) as f64
     }
 }
 
@@ -57,14 +67,12 @@ pub(crate) fn measure(case: &Case, machine: &Machine, pool: &ThreadPool, time: D
     let sweeps = case.sweeps(kappa_acts);
     let ceiling = Ceiling::new(case, &sweeps, machine.simd)?;
     let tensors = case.shape.tensors();
-    let (step, ceiling, shares) = pool.install(|| rounds(&mut step, &ceiling, machine.threads, time));
+    let medians = pool.install(|| rounds(&mut step, &ceiling, machine.threads, time));
     Ok(Measured {
         params: tensors.iter().sum(),
         tensors: tensors.len(),
         bytes_per_param: case.bytes(&sweeps),
-        step,
-        ceiling,
-        shares,
+        medians,
     })
 }
 
@@ -87,12 +95,17 @@ impl Arm {
         Self { warm_up, times: runs(BLOCK), seconds: Vec::new() }
     }
 
+    /// The rounds that count.
+    fn kept(&self, rounds: &[bool]) -> Vec<f64> {
+        self.seconds.iter().zip(rounds).filter(|(_, kept)| **kept).map(|(seconds, _)| *seconds).collect()
+    }
+
     fn block(&mut self, time: impl FnOnce(usize, usize) -> Duration) {
         self.seconds.push(time(self.warm_up, self.times).as_secs_f64() / self.times as f64);
     }
 }
 
-fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) -> (f64, f64, Vec<f64>) {
+fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) -> Medians {
     let begin = Instant::now();
     let mut run_step = |warm_up: usize, times: usize| {
         (0..warm_up).for_each(|_| step.run());
@@ -108,7 +121,9 @@ fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) ->
             ceilings.push((threads, Arm::new(run_ceiling(threads))));
         }
     }
+    let mut undisturbed = Vec::new();
     while steps.seconds.len() < LEAST_ROUNDS || begin.elapsed() < time {
+        let before = preemptions();
         let step_first = steps.seconds.len() % 2 == 0; // so that a drift favours neither
         if step_first {
             steps.block(&mut run_step);
@@ -119,22 +134,39 @@ fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) ->
         if !step_first {
             steps.block(&mut run_step);
         }
+        undisturbed.push(preemptions() == before);
         if steps.seconds.len() == LEAST_ROUNDS {
             let best = ceilings.iter().map(|(_, arm)| median(&arm.seconds)).fold(f64::INFINITY, f64::min);
             ceilings.retain(|(_, arm)| median(&arm.seconds) <= HOPELESS * best);
         }
     }
-    let best =
-        ceilings.iter().map(|(_, arm)| arm).min_by(|a, b| median(&a.seconds).total_cmp(&median(&b.seconds)));
-    let ceiling = best.map_or(&[][..], |arm| &arm.seconds);
-    let mut shares: Vec<f64> =
-        ceiling.iter().zip(&steps.seconds).map(|(ceiling, step)| ceiling / step).collect();
-    shares.sort_unstable_by(f64::total_cmp);
-    (median(&steps.seconds), median(ceiling), shares)
+    if undisturbed.iter().filter(|&&round| round).count() < LEAST_ROUNDS {
+        undisturbed.fill(true);
+    }
+    let ceiling = ceilings.into_iter().map(|(_, arm)| arm.kept(&undisturbed));
+    let ceiling = ceiling.min_by(|a, b| median(a).total_cmp(&median(b))).unwrap_or_default();
+    let step = steps.kept(&undisturbed);
+    let shares: Vec<f64> = ceiling.iter().zip(&step).map(|(ceiling, step)| ceiling / step).collect();
+    Medians { step: median(&step), ceiling: median(&ceiling), share: median(&shares) }
 }
 
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     sorted[sorted.len() / 2]
+}
+
+/// How often the system took a core from a thread of this program that had more to do.
+fn preemptions() -> i64 {
+    #[cfg(target_os = "linux")]
+    {
+        let mut usage = std::mem::MaybeUninit::zeroed();
+        // SAFETY: `usage` has room for what the call writes; all zeros are a valid value where it writes nothing.
+        unsafe {
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+            usage.assume_init().ru_nivcsw
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    0
 }

@@ -140,8 +140,8 @@ impl<'a> Output<'a> {
             params: measured.params,
             tensors: measured.tensors,
             bytes_per_param: measured.bytes_per_param,
-            median_ms: measured.step * 1e3,
-            gb_per_s: measured.step_gb_per_s(),
+            median_ms: measured.milliseconds(),
+            gb_per_s: measured.gb_per_s(),
             ceiling_gb_per_s: measured.ceiling_gb_per_s(),
             share: measured.share(),
         }
