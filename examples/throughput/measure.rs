@@ -15,6 +15,8 @@ const BLOCK: Duration = Duration::from_micros(500);
 const WARM_UP: Duration = Duration::from_micros(200);
 /// From here on, one run through the arrays needs no warm-up: they are far larger than any cache.
 const LONG: Duration = Duration::from_millis(20);
+/// What threads of the block before are given to leave their cores: a thread that wakes meanwhile lands on a busy one.
+const PAUSE: Duration = Duration::from_micros(200);
 const LEAST_ROUNDS: usize = 5;
 /// A kind of ceiling that was this much slower at first is not timed again.
 const HOPELESS: f64 = 1.3;
@@ -101,6 +103,10 @@ impl Arm {
     }
 
     fn block(&mut self, time: impl FnOnce(usize, usize) -> Duration) {
+        let start = Instant::now();
+        while start.elapsed() < PAUSE {
+            std::hint::spin_loop();
+        }
         self.seconds.push(time(self.warm_up, self.times).as_secs_f64() / self.times as f64);
     }
 }
