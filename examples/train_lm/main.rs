@@ -7,6 +7,8 @@ use rand_chacha::{ChaCha8Rng, rand_core::{RngCore, SeedableRng}};
 use rayon::prelude::*;
 use model::*;
 fn main() -> anyhow::Result<()> {
+    unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
+    rayon::ThreadPoolBuilder::new().num_threads(2).build_global()?;
     let corpus = corpus::Corpus::load(None)?;
     println!("{}", corpus.describe());
     corpus.require(1000)?;

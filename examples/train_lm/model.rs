@@ -15,8 +15,8 @@ pub(crate) const CONTEXT: usize = 128;
 pub(crate) const LAGS: usize = 4;
 const VOCABULARY: usize = 256;
 const WIDTH: usize = 128;
-const HEADS: usize = 4;
-const HIDDEN: usize = 4 * WIDTH;
+const HEADS: usize = 2;
+const HIDDEN: usize = 3 * WIDTH;
 const LAYERS: usize = 2;
 
 /// Added to the mean square before its root is taken.
@@ -36,7 +36,7 @@ struct Block {
 /// The model's weights, which an optimizer changes in place, and the operations on them.
 pub(crate) struct Model {
     pub(crate) weights: VarMap,
-    embedding: Tensor,
+    embeddings: Vec<Tensor>,
     position: Tensor,
     blocks: Vec<Block>,
     logits: Tensor,
@@ -56,7 +56,10 @@ impl Model {
         let fan_in = |n: usize| (1.0 / n as f64).sqrt();
         // Layers that add to the residual stream start smaller, so that its scale does not grow with depth.
         let residual = |n: usize| fan_in(n) / (2.0 * LAYERS as f64).sqrt();
-        let embedding = init("embedding", LAGS * VOCABULARY, WIDTH, 0.5)?;
+        let mut embeddings = Vec::new();
+        for lag in 0..LAGS {
+            embeddings.push(init(&format!("embedding.{lag}"), VOCABULARY, WIDTH, 0.5)?);
+        }
         let position = init("position", CONTEXT, WIDTH, 0.1)?;
         let mut blocks = Vec::new();
         for i in 0..LAYERS {
@@ -71,7 +74,7 @@ impl Model {
         }
         let logits = init("logits", WIDTH, VOCABULARY, 0.1 * fan_in(WIDTH))?;
         let mask = causal_mask(device)?;
-        Ok(Self { weights, embedding, position, blocks, logits, mask })
+        Ok(Self { weights, embeddings, position, blocks, logits, mask })
     }
 
     pub(crate) fn parameters(&self) -> usize {
@@ -105,14 +108,17 @@ impl Model {
     }
 
     fn embed(&self, bytes: &[u8], sequences: usize, length: usize) -> Result<Tensor> {
-        let ids: Vec<u32> = bytes
-            .chunks(bytes.len() / sequences)
-            .flat_map(|sequence| sequence.windows(LAGS))
-            .flat_map(|window| window.iter().zip(0u32..).map(|(&byte, lag)| lag * 256 + u32::from(byte)))
-            .collect();
-        let ids = Tensor::from_vec(ids, sequences * length * LAGS, self.mask.device())?;
-        let bytes = self.embedding.index_select(&ids, 0)?;
-        let bytes = bytes.reshape((sequences * length, LAGS, WIDTH))?.sum(1)?;
+        let mut x = Vec::new();
+        for (lag, embedding) in self.embeddings.iter().enumerate() {
+            let ids: Vec<u32> = bytes
+                .chunks(bytes.len() / sequences)
+                .flat_map(|sequence| &sequence[LAGS - 1 - lag..][..length])
+                .map(|&byte| byte.into())
+                .collect();
+            let ids = Tensor::from_vec(ids, sequences * length, self.mask.device())?;
+            x.push(embedding.index_select(&ids, 0)?);
+        }
+        let bytes = x[1..].iter().try_fold(x[0].clone(), |s, x| s + x)?;
         let position = self.position.narrow(0, 0, length)?;
         let x = bytes.reshape((sequences, length, WIDTH))?.broadcast_add(&position)?;
         Ok(x.reshape((sequences * length, WIDTH))?)
