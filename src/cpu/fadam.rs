@@ -1,0 +1,192 @@
+//! `fadam`: kernels/fadam.cuh, line by line; one sweep, or two where κ wants them.
+
+use super::Cpu;
+use super::kernel::{At, Gradient, Kernel};
+use super::moments::{denominator, direction, exp_avg, exp_avg_sq};
+use super::simd::{Isa, Vector};
+use super::step::{Step, run_all, total};
+use crate::algorithm;
+use crate::args::{FADAM_DECAY_CAP, FADAM_WEIGHT_DECAY, FAdamStep};
+use crate::optimizer::Policy;
+
+/// `fadam_moments`, steps 1 to 3: the new moments, not yet stored, and the effective gradient.
+///
+/// # Safety
+/// Gradient and moments are valid for one vector at `at`.
+#[inline(always)]
+unsafe fn moments<S: Isa, G: Gradient>(isa: S, step: &FAdamStep, at: &At) -> (S::V, S::V, S::V) {
+    let k = &step.moments;
+    // SAFETY: the caller's.
+    let (grad, m, s) = unsafe { (G::load(isa, at.gradient), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
+    let g = grad * isa.splat(k.grad_scale); // 1
+    let m = exp_avg(isa, m, g, k.exp_avg_mix, k.flags); // 2
+    let s = exp_avg_sq(isa, s, g, k.exp_avg_sq_mix, k.flags); // 3
+    (g, m, s)
+}
+
+/// `fadam_apply`: the new θ, and Δ before clipping.
+#[inline(always)]
+fn apply<S: Isa>(isa: S, step: &FAdamStep, clip: f32, p: S::V, m: S::V, s: S::V) -> (S::V, S::V) {
+    let k = &step.moments;
+    let d = denominator(isa, s, k); // 4
+    let delta = direction(isa, m, d, k); // 5
+    let mut r = isa.splat(clip) * delta; // 6
+    if k.flags & FADAM_WEIGHT_DECAY != 0 {
+        let mut q = isa.splat(step.weight_decay).div_or_zero(d); // 7
+        if k.flags & FADAM_DECAY_CAP != 0 {
+            q = q.select_min(isa.splat(step.decay_cap)); // 8
+        }
+        r = q.mul_add(p, r); // 9
+    }
+    (isa.splat(step.neg_lr).mul_add(r, p), delta) // 10
+}
+
+/// The whole step in one sweep, Δ unclipped. With UPDATE, sums Δ²; with NORMS, g² and θ².
+struct FAdam<const UPDATE: bool, const NORMS: bool> {
+    step: FAdamStep,
+}
+
+impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
+    const SUMS: [bool; 3] = [NORMS, UPDATE, NORMS];
+
+    #[inline(always)]
+    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+        // SAFETY: the caller's.
+        let ((g, m, s), p) = unsafe { (moments::<S, G>(isa, &self.step, &at), isa.load(at.parameter)) };
+        let (next, delta) = apply(isa, &self.step, 1.0, p, m, s);
+        // SAFETY: the caller's.
+        unsafe {
+            next.store(at.parameter);
+            m.store(at.exp_avg);
+            s.store(at.exp_avg_sq);
+        }
+        if UPDATE {
+            sums[1] = delta.mul_add(delta, sums[1]);
+        }
+        if NORMS {
+            sums[0] = g.mul_add(g, sums[0]);
+            sums[2] = p.mul_add(p, sums[2]);
+        }
+    }
+}
+
+/// Commits the moments and sums Δ², with NORMS also g²: the first of two sweeps.
+struct FAdamMoments<const NORMS: bool> {
+    step: FAdamStep,
+}
+
+impl<const NORMS: bool> Kernel for FAdamMoments<NORMS> {
+    const SUMS: [bool; 3] = [NORMS, true, false];
+
+    #[inline(always)]
+    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+        // SAFETY: the caller's.
+        let (g, m, s) = unsafe { moments::<S, G>(isa, &self.step, &at) };
+        // SAFETY: the caller's.
+        unsafe {
+            m.store(at.exp_avg);
+            s.store(at.exp_avg_sq);
+        }
+        let k = &self.step.moments;
+        let delta = direction(isa, m, denominator(isa, s, k), k); // 4, 5
+        sums[1] = delta.mul_add(delta, sums[1]);
+        if NORMS {
+            sums[0] = g.mul_add(g, sums[0]);
+        }
+    }
+}
+
+/// Applies the committed moments, Δ clipped: the second of two sweeps. With NORMS, sums θ².
+struct FAdamApply<const NORMS: bool> {
+    step: FAdamStep,
+    /// κ/‖Δ‖, or 1.
+    clip: f32,
+}
+
+impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
+    const SUMS: [bool; 3] = [false, false, NORMS];
+
+    #[inline(always)]
+    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+        // SAFETY: the caller's.
+        let (p, m, s) = unsafe { (isa.load(at.parameter), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
+        let (next, _) = apply(isa, &self.step, self.clip, p, m, s);
+        // SAFETY: the caller's.
+        unsafe { next.store(at.parameter) };
+        if NORMS {
+            sums[2] = p.mul_add(p, sums[2]);
+        }
+    }
+}
+
+/// Takes back what a speculative step applied too much.
+struct FAdamCorrect {
+    step: FAdamStep,
+    /// η (1 − κ/‖Δ‖).
+    back: f32,
+}
+
+impl Kernel for FAdamCorrect {
+    const SUMS: [bool; 3] = [false; 3];
+
+    #[inline(always)]
+    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, _: &mut [S::V; 3]) {
+        let k = &self.step.moments;
+        // SAFETY: the caller's.
+        let (p, m, s) = unsafe { (isa.load(at.parameter), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
+        let delta = direction(isa, m, denominator(isa, s, k), k); // 4, 5
+        let next = isa.splat(self.back).mul_add(delta, p); // 11
+        // SAFETY: the caller's.
+        unsafe { next.store(at.parameter) };
+    }
+}
+
+impl Cpu {
+    pub(super) fn fadam(&mut self, policy: &Policy) {
+        match policy.kappa {
+            None if policy.norms => self.fadam_direct::<true, true>(),
+            None => self.fadam_direct::<false, false>(),
+            Some(kappa) if policy.speculate => {
+                if policy.norms {
+                    self.fadam_direct::<true, true>();
+                } else {
+                    self.fadam_direct::<true, false>();
+                }
+                let norm = total(&self.tasks, &self.partials[1]).sqrt();
+                self.report.update_norm = Some(norm);
+                let clip = algorithm::FAdam::clip(kappa, norm);
+                if clip != 1.0 {
+                    run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
+                        Step::FAdam(step, lr) => {
+                            Some(FAdamCorrect { step, back: (lr * (1.0 - clip)) as f32 })
+                        }
+                        _ => None,
+                    });
+                }
+            }
+            Some(kappa) if policy.norms => self.fadam_two_sweeps::<true>(kappa),
+            Some(kappa) => self.fadam_two_sweeps::<false>(kappa),
+        }
+    }
+
+    fn fadam_direct<const UPDATE: bool, const NORMS: bool>(&mut self) {
+        run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
+            Step::FAdam(step, _) => Some(FAdam::<UPDATE, NORMS> { step }),
+            _ => None,
+        });
+    }
+
+    fn fadam_two_sweeps<const NORMS: bool>(&mut self, kappa: f64) {
+        run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
+            Step::FAdam(step, _) => Some(FAdamMoments::<NORMS> { step }),
+            _ => None,
+        });
+        let norm = total(&self.tasks, &self.partials[1]).sqrt();
+        self.report.update_norm = Some(norm);
+        let clip = algorithm::FAdam::clip(kappa, norm) as f32;
+        run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
+            Step::FAdam(step, _) => Some(FAdamApply::<NORMS> { step, clip }),
+            _ => None,
+        });
+    }
+}

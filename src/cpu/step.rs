@@ -1,0 +1,293 @@
+//! One step on the CPU: which sweeps run, and what is decided between them.
+
+use super::fisher_adam::FisherAdam;
+use super::kernel::{Chunk, Kernel, Sums, run};
+use super::memory::Buffer;
+use super::norm::{NormPartial, fold_partials};
+use super::sweep::{Chunked, sweep};
+use super::{CHUNK, Cpu, Parameter, Partials, Simd};
+use crate::algorithm::Hyper;
+use crate::args::{AdamStep, FAdamStep, Progress};
+use crate::backend::Job;
+use crate::optimizer::{Group, NonFinite, Policy};
+use crate::{Report, Tensor};
+use std::ops::Range;
+use std::ptr::null_mut;
+
+/// PyTorch's `clip_grad_norm_` adds this to the norm.
+const CLIP_EPS: f64 = 1e-6;
+
+/// A tensor in a step: its memory, its place in the row of chunks, its scalars.
+#[derive(Debug)]
+pub(super) struct Task {
+    index: usize,
+    pub(super) tensor: Chunk,
+    chunks: Range<usize>,
+    progress: Progress,
+    pub(super) step: Step,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// A bare sum of squares.
+    None,
+    Adam(AdamStep),
+    /// With the learning rate, from which a correction is made.
+    FAdam(FAdamStep, f64),
+    FisherAdam(FisherAdam),
+}
+
+// SAFETY: the pointers are those of a checked `Job` (see `Address`) and of buffers that the step holds exclusively; a
+// sweep hands each chunk to one thread.
+unsafe impl Send for Task {}
+// SAFETY: as above.
+unsafe impl Sync for Task {}
+
+impl Chunked for Task {
+    fn chunks(&self) -> Range<usize> {
+        self.chunks.clone()
+    }
+}
+
+impl Task {
+    /// The memory of one chunk, counted within the tensor.
+    pub(super) fn chunk(&self, chunk: usize) -> Chunk {
+        let start = chunk * CHUNK;
+        let offset = |array: *mut f32| if array.is_null() { array } else { array.wrapping_add(start) };
+        Chunk {
+            arrays: self.tensor.arrays.map(offset),
+            gradient: self.tensor.gradient.wrapping_add(start * self.tensor.gradient_dtype.size()),
+            gradient_dtype: self.tensor.gradient_dtype,
+            len: (self.tensor.len - start).min(CHUNK),
+        }
+    }
+}
+
+/// Runs a kernel over every chunk of every tensor for which `kernel` gives one, and keeps the sums.
+pub(super) fn run_all<K: Kernel>(
+    simd: Simd,
+    tasks: &[Task],
+    partials: &mut Partials,
+    kernel: impl Fn(&Task) -> Option<K> + Sync,
+) {
+    let slots = Slots::new(partials);
+    sweep(tasks, elements(tasks), &|task: &Task, chunk| {
+        if let Some(kernel) = kernel(task) {
+            // SAFETY: `Cpu::new` checked the level; the chunk's memory is valid (see `Task`) and this thread's alone.
+            let sums = unsafe { run(simd, kernel, task.chunk(chunk)) };
+            // SAFETY: one slot a chunk, and the sweep visits each chunk once.
+            unsafe { slots.put(task.chunks.start + chunk, K::SUMS, sums) };
+        }
+    });
+}
+
+pub(super) fn elements(tasks: &[Task]) -> usize {
+    tasks.iter().map(|task| task.tensor.len).sum()
+}
+
+/// The partial sums, written by many threads, each chunk's by one.
+pub(super) struct Slots {
+    sums: [*mut f32; 3],
+}
+
+// SAFETY: `put` is the only access, and its contract forbids two threads in one slot.
+unsafe impl Sync for Slots {}
+
+impl Slots {
+    pub(super) fn new(partials: &mut Partials) -> Self {
+        Self { sums: partials.each_mut().map(|sums| sums.as_mut_ptr()) }
+    }
+
+    /// # Safety
+    /// `slot` counts a chunk of this step (the partials have room for all registered ones), and no other thread uses it.
+    pub(super) unsafe fn put(&self, slot: usize, used: [bool; 3], sums: Sums) {
+        for i in (0..3).filter(|&i| used[i]) {
+            // SAFETY: the caller's.
+            unsafe { *self.sums[i].add(slot) = sums[i] };
+        }
+    }
+}
+
+/// Second pass over one tensor.
+pub(super) fn fold(task: &Task, partials: &[f32]) -> f64 {
+    fold_partials(&partials[task.chunks.clone()])
+}
+
+/// Second pass over all tensors, added in the order of registration.
+pub(super) fn total(tasks: &[Task], partials: &[f32]) -> f64 {
+    tasks.iter().map(|task| fold(task, partials)).sum()
+}
+
+/// What the gradients decide before anything is written.
+struct GradientPass {
+    norm: f64,
+    /// The first parameter whose sum of squares is not finite.
+    non_finite: Option<usize>,
+}
+
+impl Cpu {
+    /// # Safety
+    /// Each job's addresses are valid for its length for this call, its parameter exclusively; jobs do not overlap.
+    pub(crate) unsafe fn step(
+        &mut self,
+        jobs: &[Job],
+        groups: &[(Group, Hyper)],
+        policy: &Policy,
+    ) -> Option<usize> {
+        self.lay_out(jobs);
+        self.report = Report {
+            step: self.report.step + 1,
+            skipped_steps: self.report.skipped_steps,
+            ..Report::default()
+        };
+        let mut clip = 1.0;
+        let reads_gradients = policy.max_grad_norm.is_some() || policy.non_finite != NonFinite::Propagate;
+        if reads_gradients {
+            let GradientPass { norm, non_finite } = self.gradient_norm((1.0 / policy.grad_scale) as f32);
+            self.report.grad_norm = Some(norm);
+            if non_finite.is_some() && policy.non_finite != NonFinite::Propagate {
+                self.report.skipped = true;
+                self.report.skipped_steps += 1;
+                return non_finite;
+            }
+            if policy.norms {
+                for task in &self.tasks {
+                    let norms = self.parameters[task.index].norms.get_or_insert_default();
+                    norms.grad = fold(task, &self.partials[0]).sqrt();
+                }
+            }
+            if let Some(max) = policy.max_grad_norm {
+                let coefficient = max / (norm + CLIP_EPS);
+                clip = if coefficient > 1.0 { 1.0 } else { coefficient };
+            }
+        }
+        self.report.clip_coefficient = Some(clip);
+        for (job, task) in jobs.iter().zip(&mut self.tasks) {
+            let hyper = &groups[job.group].1;
+            let before = self.parameters[task.index].progress;
+            task.progress = before.next(hyper.betas());
+            let scale = clip / policy.grad_scale;
+            task.step = match hyper {
+                Hyper::Adam(hyper) => Step::Adam(hyper.step(&task.progress, scale)),
+                Hyper::FAdam(hyper) => Step::FAdam(hyper.step(&task.progress, scale), hyper.lr),
+                Hyper::FisherAdam(hyper) => {
+                    Step::FisherAdam(FisherAdam::new(hyper, &before, &task.progress, scale))
+                }
+            };
+        }
+        let (hyper, norms) = (&groups[0].1, policy.norms);
+        match hyper {
+            Hyper::Adam(_) if norms => self.adam::<true>(),
+            Hyper::Adam(_) => self.adam::<false>(),
+            Hyper::FAdam(_) => self.fadam(policy),
+            Hyper::FisherAdam(_) if norms => {
+                self.fisher_adam::<true>(reads_gradients.then_some(clip));
+            }
+            Hyper::FisherAdam(_) => self.fisher_adam::<false>(reads_gradients.then_some(clip)),
+        }
+        if policy.norms {
+            self.keep_norms(!reads_gradients);
+        }
+        for task in &self.tasks {
+            self.parameters[task.index].progress = task.progress;
+        }
+        None
+    }
+
+    /// Puts the tensors' chunks in one row, in the order of registration.
+    fn lay_out(&mut self, jobs: &[Job]) {
+        self.tasks.clear();
+        let mut end = 0;
+        for job in jobs {
+            let Parameter { exp_avg, exp_avg_sq, max_exp_avg_sq, progress, .. } =
+                &mut self.parameters[job.index];
+            let start = end;
+            end += job.len.div_ceil(CHUNK);
+            self.tasks.push(Task {
+                index: job.index,
+                tensor: Chunk {
+                    arrays: [
+                        job.parameter.0.cast(),
+                        exp_avg.as_mut_ptr(),
+                        exp_avg_sq.as_mut_ptr(),
+                        max_exp_avg_sq.as_mut().map_or(null_mut(), Buffer::as_mut_ptr),
+                    ],
+                    gradient: job.gradient.0,
+                    gradient_dtype: job.gradient_dtype,
+                    len: job.len,
+                },
+                chunks: start..end,
+                progress: *progress,
+                step: Step::None,
+            });
+        }
+    }
+
+    /// Σg² into slot 0.
+    fn gradient_norm(&mut self, scale: f32) -> GradientPass {
+        run_all(self.simd, &self.tasks, &mut self.partials, |_| Some(NormPartial { scale }));
+        let mut pass = GradientPass { norm: 0.0, non_finite: None };
+        for task in &self.tasks {
+            let sum = fold(task, &self.partials[0]);
+            if !sum.is_finite() {
+                pass.non_finite.get_or_insert(task.index);
+            }
+            pass.norm += sum;
+        }
+        pass.norm = pass.norm.sqrt();
+        pass
+    }
+
+    /// Folds the sums that a kernel with norms has left: Δ² in slot 1, θ² in slot 2 and, where no pass over the
+    /// gradients went before, g² in slot 0.
+    fn keep_norms(&mut self, with_gradients: bool) {
+        let mut sums = [0.0; 3];
+        for task in &self.tasks {
+            let [grad, update, parameter] = self.partials.each_ref().map(|partials| fold(task, partials));
+            let norms = self.parameters[task.index].norms.get_or_insert_default();
+            norms.update = update.sqrt();
+            norms.parameter = parameter.sqrt();
+            if with_gradients {
+                norms.grad = grad.sqrt();
+            }
+            for (sum, part) in sums.iter_mut().zip([grad, update, parameter]) {
+                *sum += part;
+            }
+        }
+        self.report.update_norm = Some(sums[1].sqrt());
+        if with_gradients {
+            self.report.grad_norm = Some(sums[0].sqrt());
+        }
+    }
+}
+
+/// Σx² of each tensor by the geometry of a step, added in order: what a global norm is the root of.
+///
+/// # Safety
+/// Each tensor's memory is valid for reads.
+pub(crate) unsafe fn sum_of_squares(tensors: &[Tensor<'_>]) -> f64 {
+    let mut end = 0;
+    let tasks: Vec<Task> = tensors
+        .iter()
+        .enumerate()
+        .map(|(index, tensor)| {
+            let start = end;
+            end += tensor.len.div_ceil(CHUNK);
+            Task {
+                index,
+                tensor: Chunk {
+                    arrays: [null_mut(); 4],
+                    gradient: tensor.ptr,
+                    gradient_dtype: tensor.dtype,
+                    len: tensor.len,
+                },
+                chunks: start..end,
+                progress: Progress::START,
+                step: Step::None,
+            }
+        })
+        .collect();
+    let mut partials = [vec![0.0; end], Vec::new(), Vec::new()];
+    run_all(Simd::best(), &tasks, &mut partials, |_| Some(NormPartial { scale: 1.0 }));
+    total(&tasks, &partials[0])
+}

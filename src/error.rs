@@ -1,0 +1,171 @@
+//! The one error type: every variant names what was wrong, what was expected and what was found.
+
+use std::fmt;
+
+/// Why a call was refused. Nothing had changed when it was returned, except where the variant says so.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A hyper-parameter lies outside its domain.
+    Hyperparameter {
+        /// Its name, as the field is called.
+        name: &'static str,
+        /// What was given.
+        found: f64,
+        /// What is legal.
+        expected: &'static str,
+    },
+    /// A parameter of this name is registered already.
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A [`ParameterId`](crate::ParameterId) of another optimizer.
+    UnknownParameter {
+        /// The index that the id carries.
+        index: usize,
+    },
+    /// A [`GroupId`](crate::GroupId) of another optimizer.
+    UnknownGroup {
+        /// The index that the id carries.
+        index: usize,
+    },
+    /// One step names a parameter twice.
+    RepeatedParameter {
+        /// The parameter.
+        name: String,
+    },
+    /// A tensor has another number of elements than the parameter was registered with.
+    Length {
+        /// The parameter.
+        name: String,
+        /// `"parameter"`, `"gradient"` or another role.
+        role: &'static str,
+        /// The registered number of elements.
+        expected: usize,
+        /// The number of elements of the tensor that was passed.
+        found: usize,
+    },
+    /// A tensor has a data type that is not taken here.
+    Dtype {
+        /// The parameter.
+        name: String,
+        /// `"parameter"` or `"gradient"`.
+        role: &'static str,
+        /// What is taken.
+        expected: &'static str,
+        /// What was passed.
+        found: String,
+    },
+    /// A tensor lies on another device than the optimizer.
+    Device {
+        /// The parameter.
+        name: String,
+        /// Where the optimizer works.
+        expected: String,
+        /// Where the tensor lies.
+        found: String,
+    },
+    /// A tensor's elements do not lie one after the other in memory.
+    Layout {
+        /// The parameter.
+        name: String,
+        /// `"parameter"` or `"gradient"`.
+        role: &'static str,
+        /// What was found.
+        found: String,
+    },
+    /// Two tensors of one step share memory, and at least one of them is written.
+    Aliased {
+        /// The parameter that is written.
+        name: String,
+        /// The tensor that overlaps it.
+        other: String,
+    },
+    /// A gradient was infinite or NaN, or its squares overflow f32, under [`NonFinite::Error`](crate::NonFinite).
+    NonFinite {
+        /// The first such parameter in the order of registration.
+        name: String,
+        /// The call of `step`, counted from 1.
+        step: u64,
+    },
+    /// A device or an instruction set that this machine, or this build, does not have.
+    Unavailable {
+        /// What was asked for.
+        what: String,
+        /// What is missing, and how to get it.
+        remedy: String,
+    },
+    /// The system has no memory for the optimizer's state.
+    OutOfMemory {
+        /// The parameter.
+        name: String,
+        /// How much was asked for.
+        bytes: usize,
+    },
+    /// An earlier step panicked half-way (in a thread pool, say): parameters and moments no longer belong together.
+    /// Restore both from a checkpoint into a new optimizer.
+    Lost,
+    /// candle refused an operation.
+    #[cfg(feature = "candle")]
+    Candle(candle_core::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hyperparameter { name, found, expected } => {
+                write!(f, "{name} is {found}, expected {expected}")
+            }
+            Self::DuplicateName { name } => write!(f, "parameter `{name}` is registered already"),
+            Self::UnknownParameter { index } => {
+                write!(f, "parameter id {index} does not belong to this optimizer")
+            }
+            Self::UnknownGroup { index } => write!(f, "group id {index} does not belong to this optimizer"),
+            Self::RepeatedParameter { name } => write!(f, "parameter `{name}` occurs twice in one step"),
+            Self::Length { name, role, expected, found } => {
+                write!(f, "{role} of `{name}` has {found} elements, expected {expected}")
+            }
+            Self::Dtype { name, role, expected, found } => {
+                write!(f, "{role} of `{name}` is {found}, expected {expected}")
+            }
+            Self::Device { name, expected, found } => {
+                write!(f, "`{name}` lies on {found}, the optimizer works on {expected}")
+            }
+            Self::Layout { name, role, found } => {
+                write!(f, "{role} of `{name}` is {found}, expected contiguous elements")
+            }
+            Self::Aliased { name, other } => write!(f, "parameter `{name}` shares memory with {other}"),
+            Self::NonFinite { name, step } => {
+                write!(f, "gradient of `{name}` is not finite in step {step}; nothing was changed")
+            }
+            Self::Unavailable { what, remedy } => write!(f, "{what} is not available: {remedy}"),
+            Self::OutOfMemory { name, bytes } => {
+                write!(f, "no memory for the state of `{name}` ({bytes} bytes)")
+            }
+            Self::Lost => write!(
+                f,
+                "an earlier step panicked half-way; restore parameters and optimizer state from a checkpoint"
+            ),
+            #[cfg(feature = "candle")]
+            Self::Candle(error) => write!(f, "candle: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            #[cfg(feature = "candle")]
+            Self::Candle(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(feature = "candle")]
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(error)
+    }
+}

@@ -1,0 +1,523 @@
+//! Parameters, groups, the step and its report: what holds on every device.
+
+use crate::algorithm::{Hyper, positive};
+use crate::backend::{Address, Backend, Job};
+use crate::{Algorithm, Device, Dtype, Error, Norms, Report, Simd, Tensor, TensorMut};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What a step does with a gradient that is infinite or NaN, or whose squares overflow f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NonFinite {
+    /// Nothing changes anywhere, the step counts included, and the report says so. The default. The check reads the
+    /// gradients once more (4 bytes a parameter), unless clipping reads them anyway.
+    #[default]
+    Skip,
+    /// As `Skip`, and [`Error::NonFinite`]: from `step` itself on the CPU, from the next call that finds it on a GPU.
+    Error,
+    /// No check: IEEE arithmetic carries NaN and ∞ into parameters and moments.
+    Propagate,
+}
+
+/// Hyper-parameters that a group of parameters has for its own; `None` takes the optimizer's. Everything else belongs
+/// to the optimizer.
+///
+/// ```
+/// use fadam::{Adam, Group, Optimizer};
+/// let mut optimizer = Optimizer::new(Adam::adamw())?;
+/// let no_decay = optimizer.add_group(Group { weight_decay: Some(0.0), ..Group::default() })?;
+/// let bias = optimizer.register_in(no_decay, "bias", 768)?;
+/// # Ok::<(), fadam::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Group {
+    /// Learning rate η.
+    pub lr: Option<f64>,
+    /// (β1, β2).
+    pub betas: Option<(f64, f64)>,
+    /// ε (FAdam: ε0).
+    pub eps: Option<f64>,
+    /// λ.
+    pub weight_decay: Option<f64>,
+}
+
+/// A parameter of one optimizer, as [`Optimizer::register`] returned it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ParameterId {
+    owner: usize,
+    index: usize,
+}
+
+/// A group of one optimizer, as [`Optimizer::add_group`] returned it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupId {
+    owner: usize,
+    index: usize,
+}
+
+/// One parameter's part in a step: the tensor to update and its gradient.
+///
+/// ```
+/// use fadam::{FAdam, Optimizer, Update};
+/// let mut optimizer = Optimizer::new(FAdam::default())?;
+/// let w = optimizer.register("w", 3)?;
+/// let (mut weight, gradient) = (vec![0.0_f32; 3], vec![1.0_f32; 3]);
+/// optimizer.step(&mut [Update::new(w, &mut weight, &gradient)])?;
+/// # Ok::<(), fadam::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Update<'a> {
+    id: ParameterId,
+    parameter: TensorMut<'a>,
+    gradient: Tensor<'a>,
+}
+
+impl<'a> Update<'a> {
+    /// Joins a registered parameter's memory with its gradient. Nothing is checked before
+    /// [`step`](Optimizer::step).
+    pub fn new(
+        id: ParameterId,
+        parameter: impl Into<TensorMut<'a>>,
+        gradient: impl Into<Tensor<'a>>,
+    ) -> Self {
+        Self { id, parameter: parameter.into(), gradient: gradient.into() }
+    }
+}
+
+/// The optimizer's memory of one parameter, copied out.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct State {
+    /// How many steps the parameter took part in.
+    pub step: u64,
+    /// m, the first moment.
+    pub exp_avg: Vec<f32>,
+    /// v of Adam, s of FAdam, the Fisher diagonal f of FisherAdam.
+    pub exp_avg_sq: Vec<f32>,
+    /// The largest v so far, with amsgrad.
+    pub max_exp_avg_sq: Option<Vec<f32>>,
+}
+
+/// What goes for a whole step, whichever the parameter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub(crate) max_grad_norm: Option<f64>,
+    pub(crate) grad_scale: f64,
+    pub(crate) non_finite: NonFinite,
+    pub(crate) norms: bool,
+    /// κ of FAdam.
+    pub(crate) kappa: Option<f64>,
+    /// FAdam applies Δ before its norm is known.
+    pub(crate) speculate: bool,
+}
+
+/// An optimizer in the making: the algorithm, and what goes around it.
+///
+/// ```
+/// use fadam::{Device, FAdam, NonFinite, Optimizer};
+/// let optimizer = Optimizer::builder(FAdam::default())
+///     .device(Device::Cpu)
+///     .max_grad_norm(1.0)
+///     .non_finite(NonFinite::Error)
+///     .build()?;
+/// # Ok::<(), fadam::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    algorithm: Algorithm,
+    device: Device,
+    simd: Option<Simd>,
+    max_grad_norm: Option<f64>,
+    non_finite: NonFinite,
+    norms: bool,
+}
+
+impl Builder {
+    /// Where parameters live and the step runs. Default [`Device::Cpu`].
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// The CPU's instruction set. Default: the best that the machine has. The bits are the same with any.
+    pub fn simd(mut self, simd: Simd) -> Self {
+        self.simd = Some(simd);
+        self
+    }
+
+    /// Scales gradients down so that ‖g‖₂ over all tensors of a step is at most this, as PyTorch's
+    /// `clip_grad_norm_` does. Default: off. The coefficient is folded into the step; gradients are not rewritten.
+    pub fn max_grad_norm(mut self, max_grad_norm: f64) -> Self {
+        self.max_grad_norm = Some(max_grad_norm);
+        self
+    }
+
+    /// What to do with a gradient that is not finite. Default [`NonFinite::Skip`].
+    pub fn non_finite(mut self, policy: NonFinite) -> Self {
+        self.non_finite = policy;
+        self
+    }
+
+    /// Whether each step computes gradient, update and parameter norms per parameter, for
+    /// [`Optimizer::norms_of`]. Default: no.
+    pub fn norms(mut self, norms: bool) -> Self {
+        self.norms = norms;
+        self
+    }
+
+    /// The optimizer, without parameters yet.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::Unavailable`] for a device or an instruction
+    /// set that is not there.
+    pub fn build(self) -> Result<Optimizer, Error> {
+        if let Some(max) = self.max_grad_norm {
+            positive("max_grad_norm", max)?;
+        }
+        let hyper = self.algorithm.resolve(&Group::default())?;
+        let backend = Backend::new(self.device, self.simd)?;
+        static OWNERS: AtomicUsize = AtomicUsize::new(0);
+        Ok(Optimizer {
+            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
+            algorithm: self.algorithm,
+            policy: Policy {
+                max_grad_norm: self.max_grad_norm,
+                grad_scale: 1.0,
+                non_finite: self.non_finite,
+                norms: self.norms,
+                kappa: match self.algorithm {
+                    Algorithm::FAdam(fadam) => fadam.kappa,
+                    _ => None,
+                },
+                speculate: false,
+            },
+            groups: vec![(Group::default(), hyper)],
+            parameters: Vec::new(),
+            by_name: HashMap::new(),
+            elements: 0,
+            jobs: Vec::new(),
+            spans: Vec::new(),
+            backend,
+            lost: false,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    len: usize,
+    group: usize,
+}
+
+/// A stretch of memory that a step touches, for the alias check.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: usize,
+    end: usize,
+    parameter: usize,
+    written: bool,
+}
+
+/// A fused optimizer: it owns the moments, and steps over tensors that it borrows.
+///
+/// ```
+/// use fadam::{FAdam, Optimizer, Update};
+/// let mut optimizer = Optimizer::new(FAdam { lr: 0.1, ..FAdam::default() })?;
+/// let x = optimizer.register("x", 1)?;
+/// let mut value = [3.0_f32];
+/// for _ in 0..100 {
+///     let gradient = [2.0 * value[0]]; // of x²
+///     optimizer.step(&mut [Update::new(x, &mut value, &gradient)])?;
+/// }
+/// assert!(value[0].abs() < 0.3);
+/// # Ok::<(), fadam::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Optimizer {
+    owner: usize,
+    algorithm: Algorithm,
+    policy: Policy,
+    groups: Vec<(Group, Hyper)>,
+    parameters: Vec<Parameter>,
+    by_name: HashMap<String, usize>,
+    elements: usize,
+    /// Scratch of one step, kept so that no step allocates.
+    jobs: Vec<Job>,
+    spans: Vec<Span>,
+    backend: Backend,
+    /// Set while a step writes: still set afterwards, the step has panicked.
+    lost: bool,
+}
+
+impl Optimizer {
+    /// An optimizer on the CPU with every option at its default.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn new(algorithm: impl Into<Algorithm>) -> Result<Self, Error> {
+        Self::builder(algorithm).build()
+    }
+
+    /// Starts an optimizer with options.
+    pub fn builder(algorithm: impl Into<Algorithm>) -> Builder {
+        Builder {
+            algorithm: algorithm.into(),
+            device: Device::Cpu,
+            simd: None,
+            max_grad_norm: None,
+            non_finite: NonFinite::Skip,
+            norms: false,
+        }
+    }
+
+    /// Adds a group with hyper-parameters of its own.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] for a value outside its domain.
+    pub fn add_group(&mut self, group: Group) -> Result<GroupId, Error> {
+        let hyper = self.algorithm.resolve(&group)?;
+        self.groups.push((group, hyper));
+        self.choose_form();
+        Ok(GroupId { owner: self.owner, index: self.groups.len() - 1 })
+    }
+
+    /// Registers an f32 parameter of `len` elements and allocates its moments, all zero. The order of registration is
+    /// the order in which norms are summed: keep it fixed, by sorted names, say.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateName`], [`Error::OutOfMemory`].
+    pub fn register(&mut self, name: impl Into<String>, len: usize) -> Result<ParameterId, Error> {
+        self.register_at(0, name.into(), len)
+    }
+
+    /// As [`register`](Self::register), in a group.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], and those of `register`.
+    pub fn register_in(
+        &mut self,
+        group: GroupId,
+        name: impl Into<String>,
+        len: usize,
+    ) -> Result<ParameterId, Error> {
+        let group = self.group_index(group)?;
+        self.register_at(group, name.into(), len)
+    }
+
+    fn register_at(&mut self, group: usize, name: String, len: usize) -> Result<ParameterId, Error> {
+        if self.by_name.contains_key(&name) {
+            return Err(Error::DuplicateName { name });
+        }
+        let amsgrad = matches!(self.algorithm, Algorithm::Adam(adam) if adam.amsgrad);
+        self.backend.register(&name, len, amsgrad)?;
+        let index = self.parameters.len();
+        self.by_name.insert(name.clone(), index);
+        self.parameters.push(Parameter { name, len, group });
+        self.elements += len;
+        self.choose_form();
+        self.jobs.reserve(self.parameters.len());
+        self.spans.reserve(2 * self.parameters.len());
+        Ok(ParameterId { owner: self.owner, index })
+    }
+
+    /// Whether FAdam applies Δ before its norm is known: it must be bounded in every group, and κ must fire seldom.
+    fn choose_form(&mut self) {
+        let seldom = self.policy.kappa.is_some_and(|kappa| kappa >= 0.5 * (self.elements as f64).sqrt());
+        self.policy.speculate = seldom && self.groups.iter().all(|(_, hyper)| hyper.bounds_update());
+    }
+
+    /// The parameter of this name.
+    pub fn parameter(&self, name: &str) -> Option<ParameterId> {
+        self.by_name.get(name).map(|&index| ParameterId { owner: self.owner, index })
+    }
+
+    /// The name of a parameter.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`].
+    pub fn name(&self, id: ParameterId) -> Result<&str, Error> {
+        Ok(&self.parameters[self.parameter_index(id)?].name)
+    }
+
+    /// The algorithm, with the learning rate as it stands.
+    pub fn algorithm(&self) -> &Algorithm {
+        &self.algorithm
+    }
+
+    /// Changes the learning rate of every group that has none of its own, from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`].
+    pub fn set_learning_rate(&mut self, lr: f64) -> Result<(), Error> {
+        let algorithm = self.algorithm.with_learning_rate(lr);
+        algorithm.resolve(&Group::default())?;
+        self.algorithm = algorithm;
+        for (group, hyper) in &mut self.groups {
+            *hyper = algorithm.resolve(group)?;
+        }
+        Ok(())
+    }
+
+    /// Changes the learning rate of one group, from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`].
+    pub fn set_group_learning_rate(&mut self, group: GroupId, lr: f64) -> Result<(), Error> {
+        let index = self.group_index(group)?;
+        let changed = Group { lr: Some(lr), ..self.groups[index].0 };
+        self.groups[index] = (changed, self.algorithm.resolve(&changed)?);
+        Ok(())
+    }
+
+    /// Sets what the gradients were multiplied with (loss scaling), from the next step on: g ← g / grad_scale.
+    /// Default 1.
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`].
+    pub fn set_grad_scale(&mut self, grad_scale: f64) -> Result<(), Error> {
+        positive("grad_scale", grad_scale)?;
+        self.policy.grad_scale = grad_scale;
+        Ok(())
+    }
+
+    /// One optimizer step over any subset of the parameters, in place. A parameter that takes no part keeps its value,
+    /// its moments and its step count. The order of `updates` does not matter.
+    ///
+    /// On the CPU the work runs in the current rayon pool (the caller's, inside [`rayon::ThreadPool::install`]); a small
+    /// step stays on the calling thread. Nothing is allocated.
+    ///
+    /// # Errors
+    /// Before anything has changed: [`Error::UnknownParameter`], [`Error::RepeatedParameter`], [`Error::Length`],
+    /// [`Error::Dtype`], [`Error::Aliased`], [`Error::Lost`], and under [`NonFinite::Error`] [`Error::NonFinite`].
+    pub fn step(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
+        if self.lost {
+            return Err(Error::Lost);
+        }
+        self.collect(updates)?;
+        self.refuse_aliases()?;
+        self.lost = true;
+        let non_finite = self.backend.step(&self.jobs, &self.groups, &self.policy);
+        self.lost = false;
+        self.jobs.clear();
+        match non_finite {
+            Some(index) if self.policy.non_finite == NonFinite::Error => Err(Error::NonFinite {
+                name: self.parameters[index].name.clone(),
+                step: self.backend.report().step,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks each update alone and puts them in the order of registration.
+    fn collect(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
+        self.jobs.clear();
+        for update in updates {
+            let index = self.parameter_index(update.id)?;
+            let Parameter { name, len, group } = &self.parameters[index];
+            let (parameter, gradient) = (&update.parameter, &update.gradient);
+            for (role, found) in [("parameter", parameter.len), ("gradient", gradient.len)] {
+                if found != *len {
+                    return Err(Error::Length { name: name.clone(), role, expected: *len, found });
+                }
+            }
+            if parameter.dtype != Dtype::F32 {
+                return Err(Error::Dtype {
+                    name: name.clone(),
+                    role: "parameter",
+                    expected: "f32",
+                    found: parameter.dtype.to_string(),
+                });
+            }
+            if self.jobs.len() == self.parameters.len() {
+                return Err(Error::RepeatedParameter { name: name.clone() }); // before the scratch would grow
+            }
+            self.jobs.push(Job {
+                index,
+                group: *group,
+                len: *len,
+                parameter: Address(parameter.ptr),
+                gradient: Address(gradient.ptr.cast_mut()),
+                gradient_dtype: gradient.dtype,
+            });
+        }
+        self.jobs.sort_unstable_by_key(|job| job.index);
+        for pair in self.jobs.windows(2) {
+            if pair[0].index == pair[1].index {
+                return Err(Error::RepeatedParameter { name: self.parameters[pair[0].index].name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// No parameter may share memory with another tensor of the step. Gradients may share memory with each other.
+    fn refuse_aliases(&mut self) -> Result<(), Error> {
+        self.spans.clear();
+        for job in self.jobs.iter().filter(|job| job.len > 0) {
+            let span = |address: Address, dtype: Dtype, written| {
+                let start = address.0.addr();
+                Span { start, end: start + job.len * dtype.size(), parameter: job.index, written }
+            };
+            self.spans.push(span(job.parameter, Dtype::F32, true));
+            self.spans.push(span(job.gradient, job.gradient_dtype, false));
+        }
+        self.spans.sort_unstable_by_key(|span| span.start);
+        // The span that reaches furthest so far, among all and among the written ones.
+        let (mut any, mut written): (Option<Span>, Option<Span>) = (None, None);
+        for &span in &self.spans {
+            let before = if span.written { any } else { written };
+            if let Some(before) = before.filter(|before| before.end > span.start) {
+                let (victim, other) = if span.written { (span, before) } else { (before, span) };
+                let name = |span: Span| &self.parameters[span.parameter].name;
+                let role = if other.written { "parameter" } else { "the gradient of" };
+                return Err(Error::Aliased {
+                    name: name(victim).clone(),
+                    other: format!("{role} `{}`", name(other)),
+                });
+            }
+            let further = |best: Option<Span>| best.is_none_or(|best| span.end > best.end);
+            if further(any) {
+                any = Some(span);
+            }
+            if span.written && further(written) {
+                written = Some(span);
+            }
+        }
+        Ok(())
+    }
+
+    /// The figures of the last step. Waits for the device where it has to.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn report(&mut self) -> Result<Report, Error> {
+        if self.lost { Err(Error::Lost) } else { Ok(self.backend.report()) }
+    }
+
+    /// Norms of one parameter in the last step that it took part in; `None` before that, or without
+    /// [`Builder::norms`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Lost`].
+    pub fn norms_of(&mut self, id: ParameterId) -> Result<Option<Norms>, Error> {
+        let index = self.parameter_index(id)?;
+        if self.lost { Err(Error::Lost) } else { Ok(self.backend.norms(index)) }
+    }
+
+    /// A copy of the optimizer's memory of one parameter.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Lost`].
+    pub fn state(&mut self, id: ParameterId) -> Result<State, Error> {
+        let index = self.parameter_index(id)?;
+        if self.lost { Err(Error::Lost) } else { Ok(self.backend.state(index)) }
+    }
+
+    fn parameter_index(&self, id: ParameterId) -> Result<usize, Error> {
+        if id.owner == self.owner { Ok(id.index) } else { Err(Error::UnknownParameter { index: id.index }) }
+    }
+
+    fn group_index(&self, id: GroupId) -> Result<usize, Error> {
+        if id.owner == self.owner { Ok(id.index) } else { Err(Error::UnknownGroup { index: id.index }) }
+    }
+}
