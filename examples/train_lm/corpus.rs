@@ -31,6 +31,8 @@ const HELD_OUT_EVERY: usize = 10;
 pub(crate) struct Corpus {
     pub(crate) train: Vec<u8>,
     pub(crate) held_out: Vec<u8>,
+    /// A beginning for the models to continue.
+    pub(crate) prompt: &'static str,
     files: usize,
     source: String,
 }
@@ -45,24 +47,25 @@ impl Corpus {
         let texts = files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
         let texts: Vec<_> = texts.into_iter().filter(|text| !text.is_empty() && !text.contains(&0)).collect();
         ensure!(!texts.is_empty(), "{source} has no text in it");
-        Ok(Self::split(&texts, source))
+        let prompt = if path.is_some() { "" } else { "    pub fn new(" };
+        Ok(Self::split(&texts, prompt, source))
     }
 
     /// Whole files are held out, so that nothing the model is measured on sits next to something it has seen.
     /// A single file can only be cut.
-    fn split(texts: &[Vec<u8>], source: String) -> Self {
+    fn split(texts: &[Vec<u8>], prompt: &'static str, source: String) -> Self {
         let files = texts.len();
         if let [text] = texts {
             let (train, held_out) = text.split_at(text.len() - text.len() / HELD_OUT_EVERY);
-            return Self { train: train.to_vec(), held_out: held_out.to_vec(), files, source };
+            return Self { train: train.to_vec(), held_out: held_out.to_vec(), prompt, files, source };
         }
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
         for (i, text) in texts.iter().enumerate() {
-            // Counted from the end of the first group, so that two files already give one of each.
+            // Not the first of each ten but the second, so that two files already give one of each.
             let part = if i % HELD_OUT_EVERY == 1 { &mut held_out } else { &mut train };
             part.extend_from_slice(text);
         }
-        Self { train, held_out, files, source }
+        Self { train, held_out, prompt, files, source }
     }
 
     /// Refuses a corpus of which a part has fewer than `bytes` bytes.
@@ -108,8 +111,9 @@ fn text_files(path: &Path, suffix: &str) -> Result<Vec<PathBuf>> {
     if fs::metadata(path).with_context(context)?.is_file() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let mut entries =
-        fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).with_context(context)?;
+    let mut entries = fs::read_dir(path)
+        .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
+        .with_context(context)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     let mut files = Vec::new();
     for entry in entries {
@@ -133,7 +137,9 @@ fn package_files() -> Result<Vec<PathBuf>> {
         let version = locked_version(name)?;
         let package = in_registry(name, version).or_else(|| by_metadata(name, version));
         let Some(package) = package else {
-            bail!("the source of {name} {version} is not on this machine: run `cargo fetch`, or give a text with --corpus")
+            bail!(
+                "the source of {name} {version} is not on this machine: run `cargo fetch`, or give a text with --corpus"
+            )
         };
         files.extend(text_files(&package.join("src"), ".rs")?);
     }

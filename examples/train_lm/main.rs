@@ -112,7 +112,7 @@ fn run(options: &Options) -> Result<()> {
     let runs = choices.iter().map(|&choice| train::train(choice, &setup)).collect::<Result<Vec<_>>>()?;
     println!("\n{}", output::table(&runs));
     for run in &runs {
-        let text = sample::sample(&run.model, &mut train::generator(options.seed, 2))?;
+        let text = sample::sample(&run.model, corpus.prompt, &mut train::generator(options.seed, 2))?;
         println!("{} writes:\n{text}\n", run.choice);
     }
     save(&output, &runs)?;

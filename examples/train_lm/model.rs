@@ -1,6 +1,7 @@
 //! A byte-level transformer: pre-norm, causal self-attention, GELU.
 //!
-//! Everything is made of candle's differentiable operations, so it runs wherever candle does.
+//! Everything is made of candle's differentiable operations, so it runs wherever candle does. They are chosen by what
+//! their gradients cost on a CPU. Sizes keep most tensors of a shard in the cache.
 
 use anyhow::Result;
 use candle_core::{D, Device, Tensor, Var};
@@ -10,8 +11,8 @@ use rand_chacha::rand_core::RngCore;
 
 /// Bytes the model can look back on.
 pub(crate) const CONTEXT: usize = 128;
-/// The embedding of a position sums those of this many bytes up to it: cheap, and it saves the attention from having
-/// to find a byte's neighbours first.
+/// A position starts as the sum of embeddings of this many bytes, its own and those before it. That is cheap and worth
+/// more than a third of the final loss: attention need not first learn to find a byte's neighbours.
 pub(crate) const LAGS: usize = 4;
 const VOCABULARY: usize = 256;
 const WIDTH: usize = 128;
@@ -81,52 +82,44 @@ impl Model {
         self.weights.all_vars().iter().map(|var| var.elem_count()).sum()
     }
 
-    /// Mean negative log likelihood, in nats per byte, of `sequences` sequences. Each gives the [`LAGS`] − 1 bytes before
-    /// its first position too, and one byte after its last.
-    pub(crate) fn loss(&self, bytes: &[u8], sequences: usize) -> Result<Tensor> {
-        let targets: Vec<u32> =
-            bytes.chunks(bytes.len() / sequences).flat_map(|s| &s[LAGS..]).map(|&byte| byte.into()).collect();
-        let inputs: Vec<u8> = bytes
-            .chunks(bytes.len() / sequences)
-            .flat_map(|sequence| &sequence[..sequence.len() - 1])
-            .copied()
-            .collect();
-        let logits = self.forward(&inputs, sequences)?;
-        let targets = Tensor::from_vec(targets, logits.dim(0)?, self.mask.device())?;
-        Ok(loss::cross_entropy(&logits, &targets)?)
+    /// Mean negative log likelihood of sequences of equal length, in nats per byte. The first [`LAGS`] bytes of each are
+    /// only looked at.
+    pub(crate) fn loss(&self, sequences: &[&[u8]]) -> Result<Tensor> {
+        let inputs: Vec<&[u8]> = sequences.iter().map(|sequence| &sequence[..sequence.len() - 1]).collect();
+        let targets = self.ids(sequences.iter().map(|sequence| &sequence[LAGS..]))?;
+        Ok(loss::cross_entropy(&self.forward(&inputs)?, &targets)?)
     }
 
-    /// Logits of the next byte at every position of every sequence, (positions, 256).
-    pub(crate) fn forward(&self, bytes: &[u8], sequences: usize) -> Result<Tensor> {
-        let length = bytes.len() / sequences + 1 - LAGS;
-        let mut x = self.embed(bytes, sequences, length)?;
+    /// Logits of the byte after each position, (positions of all sequences, 256). The positions are those of the bytes
+    /// from number [`LAGS`] of a sequence on; at most [`CONTEXT`].
+    pub(crate) fn forward(&self, sequences: &[&[u8]]) -> Result<Tensor> {
+        let shape = (sequences.len(), sequences[0].len() + 1 - LAGS);
+        let mut x = self.embed(sequences, shape)?;
         for block in &self.blocks {
-            x = (&x + self.attention(block, &norm(&x)?, sequences, length)?)?;
+            x = (&x + self.attention(block, &norm(&x)?, shape)?)?;
             x = (&x + gelu(&norm(&x)?.matmul(&block.widen)?)?.matmul(&block.narrow)?)?;
         }
         Ok(norm(&x)?.matmul(&self.logits)?)
     }
 
-    fn embed(&self, bytes: &[u8], sequences: usize, length: usize) -> Result<Tensor> {
-        let mut x = Vec::new();
-        for (lag, embedding) in self.embeddings.iter().enumerate() {
-            let ids: Vec<u32> = bytes
-                .chunks(bytes.len() / sequences)
-                .flat_map(|sequence| &sequence[LAGS - 1 - lag..][..length])
-                .map(|&byte| byte.into())
-                .collect();
-            let ids = Tensor::from_vec(ids, sequences * length, self.mask.device())?;
-            x.push(embedding.index_select(&ids, 0)?);
-        }
-        let bytes = x[1..].iter().try_fold(x[0].clone(), |s, x| s + x)?;
+    fn embed(&self, sequences: &[&[u8]], (count, length): (usize, usize)) -> Result<Tensor> {
         let position = self.position.narrow(0, 0, length)?;
-        let x = bytes.reshape((sequences, length, WIDTH))?.broadcast_add(&position)?;
-        Ok(x.reshape((sequences * length, WIDTH))?)
+        let mut x = position.broadcast_as((count, length, WIDTH))?.reshape((count * length, WIDTH))?;
+        for (lag, embedding) in self.embeddings.iter().enumerate() {
+            let ids = self.ids(sequences.iter().map(|sequence| &sequence[LAGS - 1 - lag..][..length]))?;
+            x = (x + embedding.index_select(&ids, 0)?)?;
+        }
+        Ok(x)
     }
 
-    fn attention(&self, block: &Block, x: &Tensor, sequences: usize, length: usize) -> Result<Tensor> {
+    fn ids<'a>(&self, sequences: impl Iterator<Item = &'a [u8]>) -> Result<Tensor> {
+        let ids: Vec<u32> = sequences.flatten().map(|&byte| byte.into()).collect();
+        Ok(Tensor::new(ids, self.mask.device())?)
+    }
+
+    fn attention(&self, block: &Block, x: &Tensor, (count, length): (usize, usize)) -> Result<Tensor> {
         let heads = |weight: &Tensor| {
-            let x = x.matmul(weight)?.reshape((sequences, length, HEADS, WIDTH / HEADS))?;
+            let x = x.matmul(weight)?.reshape((count, length, HEADS, WIDTH / HEADS))?;
             x.transpose(1, 2)?.contiguous()
         };
         let (query, key, value) = (heads(&block.query)?, heads(&block.key)?, heads(&block.value)?);
@@ -138,7 +131,7 @@ impl Model {
         // the gradient: it cancels.
         let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let mixed = exp.matmul(&value)?.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
-        let mixed = mixed.transpose(1, 2)?.reshape((sequences * length, WIDTH))?;
+        let mixed = mixed.transpose(1, 2)?.reshape((count * length, WIDTH))?;
         Ok(mixed.matmul(&block.mix)?)
     }
 }

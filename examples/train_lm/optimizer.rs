@@ -7,7 +7,7 @@ use std::fmt;
 /// Gradients are scaled down to at most this norm, by the optimizer.
 pub(crate) const MAX_GRAD_NORM: f64 = 1.0;
 
-/// Half the usual memory of squared gradients and less: a run is short.
+/// β2 = 0.999 would average squared gradients over as many steps as a run has.
 const BETAS: (f64, f64) = (0.9, 0.99);
 
 /// An algorithm by the name it has on the command line.
@@ -23,7 +23,7 @@ pub(crate) enum Choice {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::AdamW => "adamw",
             Self::FAdam => "fadam",
             Self::FisherAdam => "fisher_adam",

@@ -71,8 +71,18 @@ pub(crate) fn csv(runs: &[Run]) -> String {
 pub(crate) fn table(runs: &[Run]) -> String {
     let mut table = format!(
         "{:<11} {:>13} {:>13} {:>9} {:>10} {:>16}\n{:<11} {:>13} {:>13} {:>9} {:>10} {:>16}\n",
-        "optimizer", "training loss", "held-out loss", "held-out", "perplexity", "optimizer time",
-        "", "nats/byte", "nats/byte", "bits/byte", "per byte", "seconds (share)",
+        "optimizer",
+        "training loss",
+        "held-out loss",
+        "held-out",
+        "perplexity",
+        "optimizer time",
+        "",
+        "nats/byte",
+        "nats/byte",
+        "bits/byte",
+        "per byte",
+        "seconds (share)",
     );
     for run in runs {
         let loss = run.held_out_loss();
@@ -80,7 +90,7 @@ pub(crate) fn table(runs: &[Run]) -> String {
         let _ = writeln!(
             table,
             "{:<11} {:>13.4} {loss:>13.4} {:>9.3} {:>10.3} {time:>16}",
-            run.choice.to_string(),
+            run.choice,
             run.training_loss(),
             loss / std::f64::consts::LN_2,
             loss.exp(),

@@ -10,10 +10,10 @@ use std::path::Path;
 const SIZE: (u32, u32) = (1200, 750);
 /// The name our font is registered by.
 const FONT: &str = "sans-serif";
-const TEXT: RGBColor = RGBColor(40, 40, 40);
+const TEXT: RGBColor = RGBColor(20, 20, 20);
 const GRID: RGBColor = RGBColor(225, 225, 225);
-/// Training losses are drawn as exponential means with this weight for what came before: one batch says little.
-const SMOOTHING: f64 = 0.95;
+/// A training loss is drawn as a mean over this part of the steps around it: one batch says little.
+const SMOOTHING: f64 = 0.03;
 
 type Curve = Vec<(f64, f64)>;
 
@@ -36,10 +36,10 @@ pub(crate) fn plot(runs: &[Run], path: &Path) -> Result<()> {
     let steps = runs.iter().flat_map(|run| run.points.last()).map(|point| point.step).max().unwrap_or(1);
     let (low, high) = range(&curves);
     let mut chart = ChartBuilder::on(&area)
-        .caption("A byte-level transformer learns Rust", (FONT, 30).into_font().color(&TEXT))
+        .caption("Loss of a byte-level transformer, by optimizer", (FONT, 30).into_font().color(&TEXT))
         .margin(20)
         .x_label_area_size(60)
-        .y_label_area_size(80)
+        .y_label_area_size(90)
         .build_cartesian_2d(0.0..steps as f64, low..high)?;
     chart
         .configure_mesh()
@@ -47,7 +47,7 @@ pub(crate) fn plot(runs: &[Run], path: &Path) -> Result<()> {
         .y_desc("loss (nats per byte)")
         .x_label_formatter(&|step| format!("{step:.0}"))
         .y_label_formatter(&|loss| format!("{loss:.1}"))
-        .label_style((FONT, 20).into_font().color(&TEXT))
+        .label_style((FONT, 22).into_font().color(&TEXT))
         .axis_desc_style((FONT, 24).into_font().color(&TEXT))
         .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)
@@ -56,11 +56,11 @@ pub(crate) fn plot(runs: &[Run], path: &Path) -> Result<()> {
     for (choice, training, held_out) in curves {
         let color = color(choice);
         chart
-            .draw_series(LineSeries::new(training, color.mix(0.5).stroke_width(1)))?
+            .draw_series(LineSeries::new(training, color.mix(0.6).stroke_width(1)))?
             .label(format!("{choice}, training (smoothed)"))
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 30, y)], color.mix(0.5).stroke_width(1)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 30, y)], color.mix(0.6).stroke_width(1)));
         chart
-            .draw_series(LineSeries::new(held_out, color.stroke_width(3)).point_size(4))?
+            .draw_series(LineSeries::new(held_out, color.filled().stroke_width(3)).point_size(4))?
             .label(format!("{choice}, held-out"))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 30, y)], color.stroke_width(3)));
     }
@@ -69,7 +69,7 @@ pub(crate) fn plot(runs: &[Run], path: &Path) -> Result<()> {
         .position(SeriesLabelPosition::UpperRight)
         .margin(20)
         .legend_area_size(40)
-        .label_font((FONT, 20).into_font().color(&TEXT))
+        .label_font((FONT, 22).into_font().color(&TEXT))
         .background_style(WHITE.mix(0.9))
         .border_style(GRID)
         .draw()?;
@@ -82,20 +82,20 @@ fn held_out(run: &Run) -> Curve {
 }
 
 fn training(run: &Run) -> Curve {
-    let mut mean = None;
-    let losses = run.points.iter().filter_map(|point| Some((point.step as f64, point.training?)));
-    losses
-        .map(|(step, loss)| {
-            let smooth = mean.map_or(loss, |mean| SMOOTHING * mean + (1.0 - SMOOTHING) * loss);
-            mean = Some(smooth);
-            (step, smooth)
-        })
-        .collect()
+    let losses: Curve =
+        run.points.iter().filter_map(|point| Some((point.step as f64, point.training?))).collect();
+    let reach = (losses.len() as f64 * SMOOTHING / 2.0) as usize;
+    let smooth = |i: usize| {
+        let near = &losses[i.saturating_sub(reach)..losses.len().min(i + reach + 1)];
+        (losses[i].0, near.iter().map(|loss| loss.1).sum::<f64>() / near.len() as f64)
+    };
+    (0..losses.len()).map(smooth).collect()
 }
 
 /// The losses to show, with a little room.
 fn range(curves: &[(Choice, Curve, Curve)]) -> (f64, f64) {
-    let losses = || curves.iter().flat_map(|(_, training, held_out)| training.iter().chain(held_out)).map(|p| p.1);
+    let losses =
+        || curves.iter().flat_map(|(_, training, held_out)| training.iter().chain(held_out)).map(|p| p.1);
     let (low, high) = (losses().fold(f64::INFINITY, f64::min), losses().fold(0.0, f64::max));
     let room = 0.05 * (high - low).max(0.1);
     (low - room, high + room)

@@ -5,22 +5,23 @@ use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
 
-const PROMPT: &str = "    pub fn new(";
 const LENGTH: usize = 160;
 /// Below 1: likely bytes become likelier.
 const TEMPERATURE: f32 = 0.5;
 
-/// [`PROMPT`] and what the model goes on with.
-pub(crate) fn sample(model: &Model, rng: &mut ChaCha8Rng) -> Result<String> {
-    let mut text = b"\n\n".to_vec();
-    text.extend_from_slice(PROMPT.as_bytes());
+/// `prompt` and what the model goes on with, from the beginning of a line.
+pub(crate) fn sample(model: &Model, prompt: &str, rng: &mut ChaCha8Rng) -> Result<String> {
+    let mut text = vec![b'\n'; LAGS];
+    text.extend_from_slice(prompt.as_bytes());
     for _ in 0..LENGTH {
         let window = &text[text.len().saturating_sub(CONTEXT + LAGS - 1)..];
-        let logits = model.forward(window, 1)?;
+        let logits = model.forward(&[window])?;
         let logits = logits.get(logits.dim(0)? - 1)?.to_vec1::<f32>()?;
         text.push(draw(&logits, rng));
     }
-    Ok(String::from_utf8_lossy(&text).trim_matches('\n').to_owned())
+    let text = String::from_utf8_lossy(&text[LAGS..]).into_owned();
+    // Nothing that a terminal would obey.
+    Ok(text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}"))
 }
 
 /// A byte, by its probability.

@@ -1,11 +1,11 @@
 //! One run: a model, an optimizer, and the steps between them.
 
-use crate::batches::{self, BATCH, SHARD};
+use crate::batches::{self, BATCH, Shard};
 use crate::corpus::Corpus;
 use crate::model::{CONTEXT, Model};
 use crate::optimizer::{Choice, MAX_GRAD_NORM};
 use crate::progress::Progress;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use candle_core::backprop::GradStore;
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use std::f64::consts::PI;
 use std::time::{Duration, Instant};
 
-/// How often the held-out loss is measured in a run.
+/// How often the held-out loss is measured in a run, after the first time.
 const MEASUREMENTS: usize = 16;
 /// The part of the steps in which the learning rate rises to its peak.
 const WARM_UP: f64 = 0.05;
@@ -36,7 +36,9 @@ impl Setup<'_> {
     pub(crate) fn describe(&self) -> Result<String> {
         let parameters = Model::new(&mut generator(self.seed, 0), self.device)?.parameters();
         let Self { steps, seed, .. } = self;
-        Ok(format!("{parameters} parameters, {steps} steps of {BATCH} sequences of {CONTEXT} bytes, seed {seed}"))
+        Ok(format!(
+            "{parameters} parameters, {steps} steps of {BATCH} sequences of {CONTEXT} bytes, seed {seed}"
+        ))
     }
 }
 
@@ -114,14 +116,19 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
         optimizer.step(&gradients)?;
         time.optimizer += before.elapsed();
         time.steps += begin.elapsed();
-        let due = step * MEASUREMENTS / setup.steps > (step - 1) * MEASUREMENTS / setup.steps;
-        let held_out = if due { Some(measure(&model, &held_out)?) } else { None };
+        let measured = due(step, setup.steps, MEASUREMENTS);
+        let held_out = if measured { Some(measure(&model, &held_out)?) } else { None };
         let point = Point { step, training: Some(loss), held_out };
         progress.report(&point, (step * BATCH * CONTEXT) as f64 / time.steps.as_secs_f64(), time.share());
         points.push(point);
     }
     progress.finish();
     Ok(Run { choice, model, points, time })
+}
+
+/// Whether something that happens `times` times in a run, at even distances and at its end, happens after `step`.
+pub(crate) fn due(step: usize, steps: usize, times: usize) -> bool {
+    step * times / steps > (step - 1) * times / steps
 }
 
 /// The factor of the peak learning rate at a step: up in a line, then down to 0 along a cosine.
@@ -136,24 +143,19 @@ fn schedule(step: usize, steps: usize) -> f64 {
 
 /// Loss in nats per byte, and its gradient: both the mean over the shards, which threads compute independently and
 /// which are added in their order, so that the number of threads does not show.
-fn gradients(model: &Model, shards: &[Vec<u8>]) -> Result<(f64, GradStore)> {
+fn gradients(model: &Model, shards: &[Shard<'_>]) -> Result<(f64, GradStore)> {
     let weight = 1.0 / shards.len() as f64;
     let parts: Vec<(f64, GradStore)> = shards
         .par_iter()
-        .map(|bytes| {
-            let loss = (model.loss(bytes, SHARD)? * weight)?;
+        .map(|shard| {
+            let loss = (model.loss(shard)? * weight)?;
             Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?))
         })
         .collect::<Result<_>>()?;
-    let (mut loss, mut sum) = (0.0, None::<GradStore>);
-    for (part, gradients) in parts {
-        loss += part;
-        sum = Some(match sum {
-            None => gradients,
-            Some(sum) => add(model, sum, &gradients)?,
-        });
-    }
-    Ok((loss, sum.ok_or_else(|| anyhow::anyhow!("a batch has no shard"))?))
+    let loss = parts.iter().map(|part| part.0).sum();
+    let mut parts = parts.into_iter().map(|part| part.1);
+    let first = parts.next().context("a batch has no shard")?;
+    Ok((loss, parts.try_fold(first, |sum, gradients| add(model, sum, &gradients))?))
 }
 
 fn add(model: &Model, mut sum: GradStore, gradients: &GradStore) -> Result<GradStore> {
@@ -167,10 +169,10 @@ fn add(model: &Model, mut sum: GradStore, gradients: &GradStore) -> Result<GradS
 }
 
 /// Mean loss in nats per byte.
-fn measure(model: &Model, shards: &[Vec<u8>]) -> Result<f64> {
+fn measure(model: &Model, shards: &[Shard<'_>]) -> Result<f64> {
     let losses: Vec<f64> = shards
         .par_iter()
-        .map(|bytes| Ok(f64::from(model.loss(bytes, SHARD)?.to_scalar::<f32>()?)))
+        .map(|shard| Ok(f64::from(model.loss(shard)?.to_scalar::<f32>()?)))
         .collect::<Result<_>>()?;
     Ok(losses.iter().sum::<f64>() / losses.len() as f64)
 }
