@@ -34,11 +34,11 @@ struct Options {
     optimizer: Vec<Choice>,
 
     /// Steps to train with each optimizer
-    #[arg(long, default_value_t = 1000, value_parser = steps)]
+    #[arg(long, default_value_t = 800, value_parser = steps)]
     steps: usize,
 
     /// Peak learning rate of every optimizer; it rises to it over the first 5 % of the steps and falls to 0 along a
-    /// cosine [default: adamw 0.004, fadam 0.004, fisher_adam 0.002]
+    /// cosine [default: adamw 0.004, fadam 0.004, fisher_adam 0.008]
     #[arg(long, value_parser = learning_rate)]
     lr: Option<f64>,
 

@@ -37,7 +37,7 @@ impl Choice {
         match self {
             Self::AdamW => 4e-3,
             Self::FAdam => 4e-3,
-            Self::FisherAdam => 2e-3,
+            Self::FisherAdam => 8e-3,
         }
     }
 
@@ -50,7 +50,7 @@ impl Choice {
                 betas: BETAS,
                 // ‖Δ‖₂ starts near √507904 ≈ 713, where every coordinate moves by the full learning rate, and settles
                 // at a fraction of it; this bounds the start.
-                kappa: Some(300.0),
+                kappa: Some(500.0),
                 weight_decay: 1e-5,
                 // Bytes that the text never uses have no gradient, so that the decay alone would divide by almost 0.
                 decay_cap: Some(1e-3),
