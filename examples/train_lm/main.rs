@@ -37,10 +37,9 @@ struct Options {
     #[arg(long, default_value_t = 800, value_parser = steps)]
     steps: usize,
 
-    /// Peak learning rate of every optimizer; it rises to it over the first 5 % of the steps and falls to 0 along a
-    /// cosine [default: adamw 0.004, fadam 0.004, fisher_adam 0.008]
-    #[arg(long, value_parser = learning_rate)]
-    lr: Option<f64>,
+    /// Peak learning rate; it rises to it over the first 5 % of the steps and falls to 0 along a cosine
+    #[arg(long, default_value_t = optimizer::LEARNING_RATE, value_parser = learning_rate)]
+    lr: f64,
 
     /// Decides on initial weights, batches and the sample of text
     #[arg(long, default_value_t = 0)]

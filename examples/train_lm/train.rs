@@ -26,8 +26,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) corpus: &'a Corpus,
     pub(crate) steps: usize,
     pub(crate) seed: u64,
-    /// The peak learning rate, if not the optimizer's own.
-    pub(crate) lr: Option<f64>,
+    /// The peak learning rate.
+    pub(crate) lr: f64,
     pub(crate) device: &'a Device,
 }
 
@@ -100,8 +100,7 @@ pub(crate) fn generator(seed: u64, purpose: u64) -> ChaCha8Rng {
 pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
     let model = Model::new(&mut generator(setup.seed, 0), setup.device)?;
     let mut rng = generator(setup.seed, 1);
-    let lr = setup.lr.unwrap_or(choice.default_lr());
-    let builder = fadam::Optimizer::builder(choice.algorithm(lr)).max_grad_norm(MAX_GRAD_NORM);
+    let builder = fadam::Optimizer::builder(choice.algorithm(setup.lr)).max_grad_norm(MAX_GRAD_NORM);
     let mut optimizer = crate::bridge::Bridge::from_varmap(&model.weights, builder)?;
     let held_out = batches::held_out(setup.corpus);
     let mut points = vec![Point { step: 0, training: None, held_out: Some(measure(&model, &held_out)?) }];
@@ -111,7 +110,7 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
         let begin = Instant::now();
         let (loss, gradients) = gradients(&model, &batches::training(setup.corpus, &mut rng))?;
         ensure!(loss.is_finite(), "{choice}: the loss is {loss} at step {step}; a smaller --lr may help");
-        optimizer.set_learning_rate(lr * schedule(step, setup.steps));
+        optimizer.set_learning_rate(setup.lr * schedule(step, setup.steps));
         let before = Instant::now();
         optimizer.step(&gradients)?;
         time.optimizer += before.elapsed();
