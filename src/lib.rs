@@ -4,6 +4,8 @@ mod algorithm;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod args;
 mod backend;
+#[cfg(feature = "candle")]
+pub mod candle;
 mod cpu;
 mod error;
 mod norm;

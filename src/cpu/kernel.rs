@@ -128,7 +128,8 @@ unsafe fn row<S: Isa, K: Kernel, G: Gradient>(
     lanes: &mut [S::Lanes; 3],
 ) {
     let [parameter, exp_avg, exp_avg_sq, max_exp_avg_sq] = arrays;
-    for i in 0..LANES / S::V::WIDTH {
+    let vectors = LANES / S::V::WIDTH;
+    for i in 0..vectors {
         let offset = start + i * S::V::WIDTH;
         let mut sums = [lanes[0][i], lanes[1][i], lanes[2][i]];
         let at = At {
