@@ -95,6 +95,7 @@ fn run(args: &Args) -> Result<()> {
     let file =
         std::fs::read(&args.input).with_context(|| format!("cannot read `{}`", args.input.display()))?;
     let mut recording = Recording::read(&file).with_context(|| args.input.display().to_string())?;
+    let optimizer = steps::optimizer(&recording.config, device, simd)?;
     output::check_writable(&args.output)?;
 
     let mut pool = rayon::ThreadPoolBuilder::new();
@@ -107,7 +108,7 @@ fn run(args: &Args) -> Result<()> {
         simd.unwrap_or_else(Simd::best),
         pool.current_num_threads()
     ));
-    let replayed = pool.install(|| steps::replay(&mut recording, device, simd))?;
+    let replayed = pool.install(|| steps::replay(&mut recording, optimizer))?;
     output::write(&args.output, &output::serialize(&recording, &replayed)?)?;
 
     let elements: usize = recording.parameters.iter().map(|parameter| parameter.value.len()).sum();

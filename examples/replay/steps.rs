@@ -1,5 +1,6 @@
 //! The replay itself: one step of the library for every t, and what it reports.
 
+use crate::config::Config;
 use crate::recording::{Decoded, Recording};
 use anyhow::{Result, bail};
 use fadam::{Algorithm, Device, Error, NonFinite, Optimizer, Report, Simd, State, Update};
@@ -21,9 +22,8 @@ pub(crate) struct Replayed {
     pub(crate) report: Vec<Line>,
 }
 
-/// Steps through the recording; its parameters are updated in place.
-pub(crate) fn replay(recording: &mut Recording<'_>, device: Device, simd: Option<Simd>) -> Result<Replayed> {
-    let Recording { config, parameters, steps } = recording;
+/// The optimizer that the recording asks for, without parameters yet.
+pub(crate) fn optimizer(config: &Config, device: Device, simd: Option<Simd>) -> Result<Optimizer> {
     let mut builder = Optimizer::builder(config.algorithm).device(device).non_finite(config.non_finite);
     // The step itself needs no norm of the gradients here, the report does. Asking for it changes no bit of the step.
     builder = builder.norms(config.non_finite == NonFinite::Propagate && config.max_grad_norm.is_none());
@@ -35,6 +35,12 @@ pub(crate) fn replay(recording: &mut Recording<'_>, device: Device, simd: Option
     }
     let mut optimizer = builder.build()?;
     optimizer.set_grad_scale(config.grad_scale)?;
+    Ok(optimizer)
+}
+
+/// Steps through the recording; its parameters are updated in place.
+pub(crate) fn replay(recording: &mut Recording<'_>, mut optimizer: Optimizer) -> Result<Replayed> {
+    let Recording { config, parameters, steps } = recording;
     let mut ids = Vec::new();
     for parameter in parameters.iter() {
         ids.push(optimizer.register(&parameter.name, parameter.value.len())?);
