@@ -367,7 +367,7 @@ fn run(cases: u32, strategy: impl Strategy<Value = Case>) {
         cases: if default.cases == 256 { cases } else { default.cases },
         rng_seed: if default.rng_seed == RngSeed::Random { RngSeed::Fixed(1) } else { default.rng_seed },
         failure_persistence: None,
-        max_shrink_iters: 200,
+        max_shrink_iters: default.max_shrink_iters.min(200),
         ..default
     };
     let tally = Tally::default();
