@@ -4,6 +4,7 @@
 //! spin at the meeting, and exist only while a block is timed: while the step has its turn, both cores are its own.
 
 use crate::case::{Array, Case, Sweep};
+use crate::cores;
 use crate::memory::Pages;
 use anyhow::Result;
 use fadam::Simd;
@@ -71,10 +72,14 @@ impl Ceiling {
             }
             start.elapsed()
         };
+        let own_core = rayon::current_thread_index().unwrap_or(0); // of the pool, whose threads are on these cores
         thread::scope(|scope| {
             for thread in 1..threads {
                 let work = &work;
-                scope.spawn(move || work(thread));
+                scope.spawn(move || {
+                    cores::keep_to(own_core + thread);
+                    work(thread)
+                });
             }
             work(0)
         })

@@ -3,6 +3,7 @@
 
 mod case;
 mod ceiling;
+mod cores;
 mod measure;
 mod memory;
 mod options;
@@ -29,6 +30,7 @@ fn run(options: &Options) -> Result<()> {
     let cases = options.cases()?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.threads()?)
+        .start_handler(cores::keep_to)
         .build()
         .context("cannot start the thread pool")?;
     let machine = output::Machine {

@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_millis(20);
 /// What threads of the block before are given to leave their cores: a thread that wakes meanwhile lands on a busy one.
 const PAUSE: Duration = Duration::from_micros(200);
 const LEAST_ROUNDS: usize = 5;
-/// A kind of ceiling that was this much slower at first is not timed again.
+/// Of the two kinds of ceiling, one that was this much slower at first is not timed again, where a run is long.
 const HOPELESS: f64 = 1.3;
 
 /// Seconds for one step and for its traffic alone, and the share round by round.
@@ -111,6 +111,7 @@ impl Arm {
     }
 }
 
+/// Seconds are counted from here; the step runs in the pool's thread that calls this.
 fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) -> Medians {
     let begin = Instant::now();
     let mut run_step = |warm_up: usize, times: usize| {
@@ -141,7 +142,7 @@ fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) ->
             steps.block(&mut run_step);
         }
         undisturbed.push(preemptions() == before);
-        if steps.seconds.len() == LEAST_ROUNDS {
+        if steps.seconds.len() == LEAST_ROUNDS && ceilings.iter().all(|(_, arm)| arm.warm_up == 0) {
             let best = ceilings.iter().map(|(_, arm)| median(&arm.seconds)).fold(f64::INFINITY, f64::min);
             ceilings.retain(|(_, arm)| median(&arm.seconds) <= HOPELESS * best);
         }
