@@ -76,7 +76,7 @@ pub(crate) fn replay(recording: &mut Recording<'_>, mut optimizer: Optimizer) ->
 fn line(t: usize, report: &Report, algorithm: &Algorithm) -> Line {
     // Of Adam and of FAdam without κ the library reports ‖Δ‖₂ too where it is asked for norms.
     let clips_update = matches!(algorithm, Algorithm::FAdam(fadam) if fadam.kappa.is_some());
-    let known = |figure: Option<f64>| figure.filter(|figure| figure.is_finite() && !report.skipped);
+    let known = |figure: Option<f64>| figure.filter(|figure| figure.is_finite());
     Line {
         step: t,
         grad_norm: known(report.grad_norm),
