@@ -64,7 +64,8 @@ fn ids_of_another_optimizer_are_refused() {
     let (mut model, mut other) = (model(), self::model());
     let foreign = other.ids[1];
     let group = other.optimizer.add_group(Group::default()).unwrap();
-    let attempts: [fn(&mut Model, fadam::ParameterId) -> Result<(), Error>; 4] = [
+    type Attempt = fn(&mut Model, fadam::ParameterId) -> Result<(), Error>;
+    let attempts: [Attempt; 4] = [
         |m, id| {
             let g = [1.0_f32; 8];
             let [p, q, _] = &mut m.parameters[..] else { unreachable!() };

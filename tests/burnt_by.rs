@@ -66,8 +66,9 @@ fn n02_an_empty_tensor_skips_no_neighbour() {
     }
 }
 
-/// 3. bf16 weights that do not move (apex#1728; candle-nn: g = 1, lr = 1e-3, 100 steps, still 1.0). Here a bf16
-/// gradient moves its f32 parameter, and a bf16 parameter is refused rather than frozen.
+/// 3. bf16 weights that do not move (apex#1728; candle-nn: g = 1, lr = 1e-3, 100 steps, still 1.0).
+///
+/// Here a bf16 gradient moves its f32 parameter, and a bf16 parameter is refused rather than frozen.
 #[test]
 fn n03_bf16_gradients_move_weights() {
     let mut model = Model::new(Adam::default(), &[&[1.0]]);

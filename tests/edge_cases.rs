@@ -328,7 +328,7 @@ fn a_bad_override_is_refused_by_name_and_changes_nothing() {
             assert_refused(
                 optimizer.set_grad_scale(if value == -1.0 { 0.0 } else { value }),
                 "grad_scale",
-                { if value == -1.0 { 0.0 } else { value } },
+                if value == -1.0 { 0.0 } else { value },
             );
         }
         assert_eq!(optimizer.algorithm(), &algorithm);

@@ -198,7 +198,7 @@ fn gradient(len: usize, rng: &mut u64) -> Gradient {
             _ => scale,
         };
     }
-    if random(rng) % 2 == 0 {
+    if random(rng).is_multiple_of(2) {
         Gradient::F32(g)
     } else {
         Gradient::Bf16(g.iter().map(|&g| bf16::from_f32(g)).collect())
@@ -276,13 +276,13 @@ fn check(case: &Case, tally: &Tally) -> Result<(), TestCaseError> {
         let mut gradients: Vec<Option<Gradient>> = case
             .lengths
             .iter()
-            .map(|&len| (random(&mut rng) % 4 != 0).then(|| gradient(len, &mut rng)))
+            .map(|&len| (!random(&mut rng).is_multiple_of(4)).then(|| gradient(len, &mut rng)))
             .collect();
         let poison = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -2e22][(random(&mut rng) % 4) as usize];
-        if policy.check && random(&mut rng) % 8 == 0 {
-            if let Some(g) = gradients.iter_mut().flatten().find(|g| g.len() > 0) {
-                g.set(random(&mut rng) as usize % g.len(), poison);
-            }
+        let poisoned = policy.check && random(&mut rng).is_multiple_of(8);
+        let victim = gradients.iter_mut().flatten().find(|g| g.len() > 0);
+        if let Some(g) = victim.filter(|_| poisoned) {
+            g.set(random(&mut rng) as usize % g.len(), poison);
         }
         for (i, p) in parameters.iter_mut().enumerate() {
             let state = model.state(i);

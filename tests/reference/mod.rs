@@ -3,6 +3,7 @@
 //! Read it side by side with the formulas in the documentation of `fadam::Adam`, `fadam::FAdam` and
 //! `fadam::FisherAdam`. β^t is `powi` here, quotients are quotients, moments are in the textbook form: where the library
 //! does something cleverer, the two must still agree.
+#![allow(clippy::needless_range_loop)] // the formulas have an index, too
 
 /// Adam (Kingma & Ba 2015), and with `decoupled` AdamW (Loshchilov & Hutter 2019).
 #[derive(Clone, Copy, Debug)]
