@@ -127,7 +127,7 @@ pub fn adam() -> Vec<Trajectory> {
 pub fn fadam() -> Vec<Trajectory> {
     let plain = FAdam::default();
     let decay = FAdam { weight_decay: 0.1, ..plain };
-    let cap = FAdam { decay_cap: Some(0.05), ..decay };
+    let cap = FAdam { decay_cap: Some(1e-3), ..decay }; // binds where d < ηλ/1e-3 = 0.1
     let full = FAdam { eps0: 1e-3, eps_decay: 0.5, kappa: Some(KAPPA_TWO_SWEEPS), ..cap };
     let fires = FAdam { kappa: Some(KAPPA_FIRES), ..plain };
     vec![
@@ -156,6 +156,7 @@ pub fn fadam() -> Vec<Trajectory> {
         Trajectory {
             norms: true,
             non_finite: NonFinite::Propagate,
+            grad_scales: &[7.0],
             ..t("fadam_all_norms_without_check", full)
         },
         Trajectory {
