@@ -3,7 +3,6 @@
 //! `cargo run --release --example train_lm` needs no option and no download.
 
 mod batches;
-mod bridge;
 mod corpus;
 mod model;
 mod optimizer;
@@ -13,8 +12,9 @@ mod progress;
 mod sample;
 mod train;
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use anyhow::{Context, Result};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use corpus::Corpus;
 use optimizer::Choice;
 use output::Output;
@@ -28,17 +28,18 @@ use train::{Run, Setup};
 /// Without options the text is Rust source that cargo has already fetched. Results are a table, and in the folder
 /// --out a plot, the losses as CSV and the trained weights.
 #[derive(Parser)]
+#[command(name = "train_lm")]
 struct Options {
     /// Optimizers to compare, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "adamw,fadam,fisher_adam")]
     optimizer: Vec<Choice>,
 
     /// Steps to train with each optimizer
-    #[arg(long, default_value_t = 800, value_parser = steps)]
+    #[arg(long, default_value_t = 600, value_parser = steps)]
     steps: usize,
 
     /// Peak learning rate; it rises to it over the first 5 % of the steps and falls to 0 along a cosine
-    #[arg(long, default_value_t = optimizer::LEARNING_RATE, value_parser = learning_rate)]
+    #[arg(long, default_value_t = optimizer::LEARNING_RATE, allow_negative_numbers = true, value_parser = learning_rate)]
     lr: f64,
 
     /// Decides on initial weights, batches and the sample of text
@@ -74,8 +75,16 @@ fn device(name: &str) -> Result<String, String> {
     known.then(|| name.to_owned()).ok_or_else(|| "a device is best, cpu, cuda or cuda:N".into())
 }
 
+fn repeated(choices: &[Choice]) -> Option<Choice> {
+    choices.iter().enumerate().find(|&(i, choice)| choices[..i].contains(choice)).map(|(_, &choice)| choice)
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(choice) = repeated(&options.optimizer) {
+        let message = format!("--optimizer names {choice} twice");
+        Options::command().error(ErrorKind::ValueValidation, message).exit()
+    }
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -87,9 +96,6 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let choices = &options.optimizer;
-    for (i, choice) in choices.iter().enumerate() {
-        ensure!(!choices[..i].contains(choice), "--optimizer names {choice} twice");
-    }
     let device: fadam::Device = options.device.parse()?;
     let threads = start_threads()?;
     println!("device    {device}, {threads} threads");

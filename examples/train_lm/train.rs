@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use candle_core::backprop::GradStore;
+use candle_nn::Optimizer;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
@@ -101,7 +102,7 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
     let model = Model::new(&mut generator(setup.seed, 0), setup.device)?;
     let mut rng = generator(setup.seed, 1);
     let builder = fadam::Optimizer::builder(choice.algorithm(setup.lr)).max_grad_norm(MAX_GRAD_NORM);
-    let mut optimizer = crate::bridge::Bridge::from_varmap(&model.weights, builder)?;
+    let mut optimizer = fadam::candle::Optimizer::from_varmap(&model.weights, builder)?;
     let held_out = batches::held_out(setup.corpus);
     let mut points = vec![Point { step: 0, training: None, held_out: Some(measure(&model, &held_out)?) }];
     let mut time = Time::default();
