@@ -1,6 +1,6 @@
 //! The diagonal empirical Fisher information, and the natural-gradient step by it, for their own sake.
 
-use crate::algorithm::non_negative;
+use crate::algorithm::non_negative_f32;
 use crate::cpu;
 use crate::{Device, Dtype, Error, Tensor, TensorMut};
 
@@ -74,7 +74,7 @@ pub enum FisherPower {
 /// Steps along the natural gradient, in place: `θ ← θ − η g / (F̂ + δ)`, or `θ ← θ − η g / (√F̂ + δ)`. Where the
 /// denominator is 0, θ stays.
 ///
-/// `learning_rate` η and `damping` δ are finite and ≥ 0. The gradient is f32 or bf16; all three have the same
+/// `learning_rate` η and `damping` δ are ≥ 0 and within f32's range. The gradient is f32 or bf16; all three have the same
 /// length.
 ///
 /// ```
@@ -97,8 +97,8 @@ pub fn natural_gradient_step<'a>(
     damping: f64,
 ) -> Result<(), Error> {
     let (parameter, gradient, fisher) = (parameter.into(), gradient.into(), fisher.into());
-    non_negative("learning_rate", learning_rate)?;
-    non_negative("damping", damping)?;
+    non_negative_f32("learning_rate", learning_rate)?;
+    non_negative_f32("damping", damping)?;
     for (role, found) in [("gradient", gradient.len()), ("fisher", fisher.len())] {
         if found != parameter.len() {
             return Err(length(role, parameter.len(), found));

@@ -1,4 +1,4 @@
-use super::{check_betas, mix_flags, moments, non_negative, positive};
+use super::{check_betas, mix_flags, moments, non_negative, non_negative_f32, positive};
 use crate::Error;
 use crate::args::{self, FAdamHyper, FAdamStep, Progress};
 
@@ -70,11 +70,11 @@ impl Default for FAdam {
 
 impl FAdam {
     pub(crate) fn hyper(&self) -> Result<FAdamHyper, Error> {
-        non_negative("lr", self.lr)?;
+        non_negative_f32("lr", self.lr)?;
         check_betas(self.betas)?;
-        non_negative("eps0", self.eps0)?;
+        non_negative_f32("eps0", self.eps0)?;
         non_negative("eps_decay", self.eps_decay)?;
-        non_negative("weight_decay", self.weight_decay)?;
+        non_negative_f32("weight_decay", self.weight_decay)?;
         if let Some(kappa) = self.kappa {
             positive("kappa", kappa)?;
         }
