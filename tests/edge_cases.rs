@@ -595,3 +595,16 @@ fn l2_decay_goes_through_the_moments_and_decoupled_decay_past_them() {
     let (decoupled, moment) = run(Decay::Decoupled);
     assert!((decoupled - 2.0 * (1.0 - 5e-4)).abs() < 1e-6 && moment == 0.0);
 }
+
+#[test]
+fn what_a_kernel_takes_must_fit_f32() {
+    // As f32 these are infinite, and infinity times a zero gradient is NaN.
+    let beyond = 1e39;
+    let (adam, fadam, fisher) = (Adam::default(), FAdam::default(), FisherAdam::default());
+    assert_refused(Optimizer::new(Adam { lr: beyond, ..adam }), "lr", beyond);
+    assert_refused(Optimizer::new(Adam { weight_decay: beyond, ..adam }), "weight_decay", beyond);
+    assert_refused(Optimizer::new(FAdam { eps0: beyond, ..fadam }), "eps0", beyond);
+    assert_refused(Optimizer::new(FisherAdam { rho: beyond, ..fisher }), "rho", beyond);
+    let inverse_beyond = 1.0 / beyond;
+    assert_refused(Optimizer::new(adam).unwrap().set_grad_scale(inverse_beyond), "grad_scale", inverse_beyond);
+}
