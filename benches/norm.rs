@@ -3,6 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fadam::{Device, Tensor, global_norm};
 use half::bf16;
+use std::time::Duration;
 
 const SIZES: [usize; 4] = [1 << 14, 1 << 17, 1 << 20, 1 << 24];
 
@@ -21,5 +22,9 @@ fn norm(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, norm);
+fn config() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+criterion_group!(name = benches; config = config(); targets = norm);
 criterion_main!(benches);

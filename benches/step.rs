@@ -3,6 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fadam::{Adam, Algorithm, Dtype, FAdam, FisherAdam, NonFinite, Optimizer, Tensor, Update};
 use half::bf16;
+use std::time::Duration;
 
 /// On the calling thread alone, in the cores' own caches, in the shared cache, in memory.
 const SIZES: [usize; 4] = [1 << 14, 1 << 17, 1 << 20, 1 << 24];
@@ -75,5 +76,9 @@ fn step(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, step);
+fn config() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+criterion_group!(name = benches; config = config(); targets = step);
 criterion_main!(benches);

@@ -27,6 +27,7 @@ struct Medians {
     step: f64,
     ceiling: f64,
     share: f64,
+    busy: bool,
 }
 
 /// One row of the table.
@@ -52,6 +53,11 @@ impl Measured {
 
     pub(crate) fn share(&self) -> f64 {
         self.medians.share
+    }
+
+    /// Whether other programs took cores away in most rounds: then the figures are to be distrusted.
+    pub(crate) fn busy(&self) -> bool {
+        self.medians.busy
     }
 
     fn bytes(&self) -> f64 {
@@ -131,7 +137,7 @@ fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) ->
     let mut undisturbed = Vec::new();
     while steps.seconds.len() < LEAST_ROUNDS || begin.elapsed() < time {
         let before = preemptions();
-        let step_first = steps.seconds.len() % 2 == 0; // so that a drift favours neither
+        let step_first = steps.seconds.len().is_multiple_of(2); // so that a drift favours neither
         if step_first {
             steps.block(&mut run_step);
         }
@@ -147,14 +153,16 @@ fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) ->
             ceilings.retain(|(_, arm)| median(&arm.seconds) <= HOPELESS * best);
         }
     }
-    if undisturbed.iter().filter(|&&round| round).count() < LEAST_ROUNDS {
+    let kept = undisturbed.iter().filter(|&&round| round).count();
+    let busy = 2 * kept < undisturbed.len();
+    if kept < LEAST_ROUNDS {
         undisturbed.fill(true);
     }
     let ceiling = ceilings.into_iter().map(|(_, arm)| arm.kept(&undisturbed));
     let ceiling = ceiling.min_by(|a, b| median(a).total_cmp(&median(b))).unwrap_or_default();
     let step = steps.kept(&undisturbed);
     let shares: Vec<f64> = ceiling.iter().zip(&step).map(|(ceiling, step)| ceiling / step).collect();
-    Medians { step: median(&step), ceiling: median(&ceiling), share: median(&shares) }
+    Medians { step: median(&step), ceiling: median(&ceiling), share: median(&shares), busy }
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -17,6 +17,7 @@ pub(crate) struct Machine {
 pub(crate) struct Output<'a> {
     json: bool,
     machine: &'a Machine,
+    busy: bool,
 }
 
 #[derive(Serialize)]
@@ -74,7 +75,7 @@ impl<'a> Output<'a> {
                 "share"
             )?;
         }
-        Ok(Self { json, machine })
+        Ok(Self { json, machine, busy: false })
     }
 
     /// # Errors
@@ -87,7 +88,7 @@ impl<'a> Output<'a> {
         } else {
             writeln!(
                 out,
-                "{:<12} {:>9} {:>6} {:>6} {:>10} {:>7} {:>9} {:>10.4} {:>8.1} {:>8.1} {:>6.3}",
+                "{:<12} {:>9} {:>6} {:>6} {:>10} {:>7} {:>9} {:>10.4} {:>8.1} {:>8.1} {:>6.3}{}",
                 row.algorithm,
                 row.shape,
                 row.weight_decay,
@@ -98,8 +99,10 @@ impl<'a> Output<'a> {
                 row.median_ms,
                 row.gb_per_s,
                 row.ceiling_gb_per_s,
-                row.share
+                row.share,
+                if measured.busy() { " *" } else { "" }
             )?;
+            self.busy |= measured.busy();
         }
         Ok(out.flush()?)
     }
@@ -119,6 +122,9 @@ impl<'a> Output<'a> {
                 out,
                 "share: ceiling's time / step's time, median over rounds; above 1 where caches save traffic"
             )?;
+            if self.busy {
+                writeln!(out, "* the machine was busy with other programs: measure again")?;
+            }
         }
         Ok(())
     }
