@@ -26,17 +26,23 @@ fn mirror() {
         .expect("src/args.rs is written");
 }
 
-/// The arithmetic of kernels/*.cuh for the host, which tests/host_twin.rs compares with the CPU code bit for bit.
+/// The arithmetic of kernels/*.cuh for the host, which tests/host_twin.rs compares with the CPU code bit for bit. The
+/// test names the library itself: nothing else links it.
 #[cfg(feature = "host-twin")]
 fn host_twin() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=tests/host_twin");
     cc::Build::new()
         .cpp(true)
+        .cpp_link_stdlib(None)
+        .cargo_metadata(false)
         .file("tests/host_twin/twin.cpp")
         .include("kernels")
-        .flag_if_supported("-std=c++11")
+        .std("c++11")
         .flag("-ffp-contract=off")
+        .warnings_into_errors(true)
         .opt_level(2)
         .compile("fadam_host_twin");
+    let folder = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    println!("cargo:rustc-link-search=native={folder}");
 }

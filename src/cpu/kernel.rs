@@ -47,8 +47,8 @@ pub(super) trait Gradient {
     unsafe fn load<S: Isa>(isa: S, from: *const u8) -> S::V;
 }
 
-struct F32;
-struct Bf16;
+pub(super) struct F32;
+pub(super) struct Bf16;
 
 impl Gradient for F32 {
     const SIZE: usize = Dtype::F32.size();
@@ -119,6 +119,7 @@ impl<K: Kernel, G: Gradient> Program for Walk<K, G> {
 
 /// LANES elements from `start` on.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "one vector of each of three arrays")]
 unsafe fn row<S: Isa, K: Kernel, G: Gradient>(
     isa: S,
     kernel: &K,

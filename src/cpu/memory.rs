@@ -29,7 +29,7 @@ impl Buffer {
         }
         // SAFETY: the layout is not empty.
         let ptr = NonNull::new(unsafe { alloc(layout) }).ok_or(bytes)?;
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))] // miri knows no madvise
         if layout.align() == HUGE_PAGE {
             // SAFETY: the range was just allocated. A refusal changes nothing, so the result does not matter.
             unsafe { libc::madvise(ptr.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };

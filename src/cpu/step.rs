@@ -115,7 +115,7 @@ pub(super) fn fold(task: &Task, partials: &[f32]) -> f64 {
 
 /// Second pass over all tensors, added in the order of registration.
 pub(super) fn total(tasks: &[Task], partials: &[f32]) -> f64 {
-    tasks.iter().map(|task| fold(task, partials)).sum()
+    tasks.iter().fold(0.0, |total, task| total + fold(task, partials)) // `sum` begins at -0
 }
 
 /// What the gradients decide before anything is written.

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 /// Elements below which waking a second thread costs more than it saves.
-const PARALLEL: usize = 1 << 16;
+const PARALLEL: usize = if cfg!(miri) { 1 << 13 } else { 1 << 16 }; // miri is slow, and is to see threads
 /// Chunks that a thread takes at the least.
-const GRAIN: usize = 4;
+const GRAIN: usize = if cfg!(miri) { 1 } else { 4 };
 /// Pieces a thread's share is cut into, so that an idle thread finds work to steal.
 const PIECES: usize = 16;
 
