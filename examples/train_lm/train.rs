@@ -110,7 +110,7 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
     for step in 1..=setup.steps {
         let begin = Instant::now();
         let (loss, gradients) = gradients(&model, &batches::training(setup.corpus, &mut rng))?;
-        ensure!(loss.is_finite(), "{choice}: the loss is {loss} at step {step}; a smaller --lr may help");
+        check(choice, step, loss)?;
         optimizer.set_learning_rate(setup.lr * schedule(step, setup.steps));
         let before = Instant::now();
         optimizer.step(&gradients)?;
@@ -118,12 +118,18 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
         time.steps += begin.elapsed();
         let measured = due(step, setup.steps, MEASUREMENTS);
         let held_out = if measured { Some(measure(&model, &held_out)?) } else { None };
+        check(choice, step, held_out.unwrap_or(0.0))?;
         let point = Point { step, training: Some(loss), held_out };
         progress.report(&point, (step * BATCH * CONTEXT) as f64 / time.steps.as_secs_f64(), time.share());
         points.push(point);
     }
     progress.finish();
     Ok(Run { choice, model, points, time })
+}
+
+fn check(choice: Choice, step: usize, loss: f64) -> Result<()> {
+    ensure!(loss.is_finite(), "{choice}: the loss is {loss} at step {step}; a smaller --lr may help");
+    Ok(())
 }
 
 /// Whether something that happens `times` times in a run, at even distances and at its end, happens after `step`.
