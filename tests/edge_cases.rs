@@ -492,6 +492,11 @@ fn a_fisher_adam_sum_that_overflows_drops_its_term() {
     only_n.step(&[&[1e-9]]);
     assert_eq!(only_n.state(0).exp_avg, [0.0]);
     assert!(only_n.parameters[0][0] < 0.0); // w is clipped to 1, η λ w = 1e-4
+    // n and w themselves overflow: d = 1e-44, and ∞ · 0 must not be formed.
+    let mut steeper = Model::new(FisherAdam { rho: 4.4, ..steep }, &[&[1.0, 2.0]]);
+    steeper.step(&[&[1e-5, 1e-5]]);
+    assert_eq!(steeper.parameters[0], [1.0, 2.0]);
+    assert_eq!(steeper.state(0).exp_avg, [0.0, 0.0]);
     // The same in a tensor that is streamed.
     let (parameter, gradient) = (vec![1.0; 40_000], vec![1e-9; 40_000]);
     let mut large = one(steep, &parameter);
