@@ -200,15 +200,18 @@ def run_tests():
     }
     tests = [argument for test in TESTS for argument in ("--test", test)]
     command = ["cargo", "test", "-p", "fadam", "-q", *tests]
-    build = subprocess.run([*command, "--no-run"], cwd=TREE, env=environment, capture_output=True, text=True)
+    options = dict(cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    build = subprocess.run([*command, "--no-run"], **options)
     if build.returncode != 0:
         return False, False, build.stderr
     try:
-        run = subprocess.run(command, cwd=TREE, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        run = subprocess.run(command, timeout=LIMIT, **options)
     except subprocess.TimeoutExpired:
         return True, False, "ran too long"
     failed = {line.strip() for line in run.stdout.split("\nfailures:\n")[-1].splitlines() if line.startswith("    ")}
-    return True, run.returncode == 0, ", ".join(sorted(failed)) or run.stderr[-200:].strip()
+    if run.returncode == 0:
+        return True, True, ""
+    return True, False, ", ".join(sorted(failed)) or run.stderr[-200:].strip()
 
 
 def main():
