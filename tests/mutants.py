@@ -178,15 +178,16 @@ MUTANTS = [
 
 
 def copy_tree():
-    """Refreshes the copy; what is unchanged keeps its time, so that cargo builds it once."""
+    """Refreshes the copy, with new times: cargo must not take what the last mutant left for what is there now."""
     TREE.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         if (TREE / part).is_dir():
             shutil.rmtree(TREE / part)
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, TREE / part, ignore=shutil.ignore_patterns("*.safetensors"))
+            shutil.copytree(ROOT / part, TREE / part, copy_function=shutil.copyfile,
+                            ignore=shutil.ignore_patterns("*.safetensors"))
         elif (ROOT / part).exists():
-            shutil.copy2(ROOT / part, TREE / part)
+            shutil.copyfile(ROOT / part, TREE / part)
 
 
 def run_tests():
