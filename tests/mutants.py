@@ -2,7 +2,7 @@
 """Do the tests notice? Breaks the arithmetic in one place after the other and expects them to fail.
 
 Each mutant replaces one piece of text, which must occur exactly once, in a copy of the tree under target/mutants, and
-runs the tests that are about values. Exits with 1 if a mutant survives, does not compile, or no longer applies.
+runs the tests that compare values and refusals. Exits with 1 if a mutant survives, does not compile, or no longer applies.
 
     python3 tests/mutants.py            all, about two seconds each
     python3 tests/mutants.py M1 fold    those whose name contains one of the words
@@ -20,7 +20,7 @@ WORK = ROOT / "target" / "mutants"
 TREE = WORK / "tree"
 PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "examples", "benches", "tests"]
 # The quick ones first: cargo stops at the first that fails.
-TESTS = ["edge_cases", "geometry", "speculation", "properties", "oracle"]
+TESTS = ["bad_input", "edge_cases", "geometry", "speculation", "lost", "no_alloc", "properties", "oracle"]
 LIMIT = 120  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
@@ -173,6 +173,26 @@ MUTANTS = [
      "last[j] = last[2 * j] + last[2 * j + 1];"),
     ("order of tensors", STEP, "tasks.iter().map(|task| fold(task, partials)).sum()",
      "tasks.iter().rev().map(|task| fold(task, partials)).sum()"),
+    # Refusals, and what a step promises besides values
+    ("refuse: lengths", OPTIMIZER, "if found != *len {", "if found < *len {"),
+    ("refuse: types", OPTIMIZER, "if parameter.dtype != Dtype::F32 {", "if parameter.dtype == Dtype::F32 {"),
+    ("refuse: repeated", OPTIMIZER, "if pair[0].index == pair[1].index {", "if pair[0].index > pair[1].index {"),
+    ("refuse: neighbours", OPTIMIZER, "before.end > span.start", "before.end >= span.start"),
+    ("refuse: overlap by one", OPTIMIZER, "before.end > span.start", "before.end > span.start + 4"),
+    ("refuse: gradients before", OPTIMIZER, "if span.written { any } else { written }", "written"),
+    ("refuse: gradients among them", OPTIMIZER, "if span.written { any } else { written }", "any"),
+    ("refuse: long spans", OPTIMIZER, "span.end > best.end", "span.end > 0"),
+    ("refuse: bf16 spans", OPTIMIZER, "span(job.gradient, job.gradient_dtype, false)",
+     "span(job.gradient, Dtype::F32, false)"),
+    ("refuse: who is named", OPTIMIZER, "let role = if other.written", "let role = if victim.written"),
+    ("refuse: parameters of others", OPTIMIZER, "if id.owner == self.owner { Ok(id.index) } else { Err(Error::UnknownP",
+     "if id.owner != usize::MAX { Ok(id.index) } else { Err(Error::UnknownP"),
+    ("refuse: groups of others", OPTIMIZER, "if id.owner == self.owner { Ok(id.index) } else { Err(Error::UnknownG",
+     "if id.owner != usize::MAX { Ok(0) } else { Err(Error::UnknownG"),
+    ("lost is not remembered", OPTIMIZER, "self.lost = true;", ""),
+    ("a step allocates", OPTIMIZER, "self.spans.clear();", "self.spans = Vec::new();"),
+    ("learning rate comes late", OPTIMIZER, "*hyper = algorithm.resolve(group)?;",
+     "let _ = (hyper, algorithm.resolve(group)?);"),
     ("last row left out", KERNEL, "if rest > 0 {", "if rest > 1 {"),
 ]
 
