@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Gradient, Model, noise};
+use common::{Gradient, Model, noise, random};
 use fadam::{Adam, Device, Optimizer, Simd, Update, global_norm};
 use half::bf16;
 
@@ -47,8 +47,23 @@ fn a_norm_is_summed_as_written() {
 
 #[test]
 fn more_chunks_than_lanes_wrap_around() {
-    let x = noise(4096 * 600 + 5, 1); // 601 chunks
-    assert_eq!(global_norm(Device::Cpu, &[(&x).into()]).unwrap(), sum_of_squares(&x).sqrt());
+    // Chunks of magnitudes so far apart that f64 rounds their sum: else any order gives the same bits.
+    for (chunks, seed, spread) in
+        [(601, 1, true), (257, 2, true), (200, 3, true), (7, 4, true), (601, 5, false), (520, 6, false)]
+    {
+        let mut rng = seed;
+        let mut x = vec![0.0; 4096 * (chunks - 1) + 5];
+        for (c, chunk) in x.chunks_mut(4096).enumerate() {
+            // Without `spread`: each of the others a third of the last bit of the first.
+            let exponent = if spread { random(&mut rng) % 27 } else { 27 * u64::from(c > 0) };
+            let scale = (-(exponent as f32)).exp2();
+            for (x, noise) in chunk.iter_mut().zip(noise(64, random(&mut rng))) {
+                *x = scale * noise;
+            }
+        }
+        let expected = sum_of_squares(&x).sqrt();
+        assert_eq!(global_norm(Device::Cpu, &[(&x).into()]).unwrap(), expected, "{chunks} chunks");
+    }
 }
 
 #[test]
