@@ -47,7 +47,8 @@ pub struct FAdam {
     ///
     /// **Hazard.** The decay multiplies θ by 1 − ηλ/d, which diverges where d < ηλ/2. A coordinate that never receives
     /// a gradient has d = ε_t, so with ε0 = 1e-8 almost any λ throws it away. Set [`decay_cap`](Self::decay_cap), or
-    /// give such parameters a group of their own with λ = 0.
+    /// give such parameters a group of their own with λ = 0. (λ/d itself must lie within f32's range, even with η = 0:
+    /// with ε0 > 1e-37 it does.)
     pub weight_decay: f64,
     /// The largest ηλ/d, > 0. Default `None`: the exact formulation. 0.1, say, lets no coordinate shrink by more than
     /// a tenth in one step.
