@@ -1,12 +1,85 @@
-//! Fused optimizer steps.
+//! Fused optimizer steps for people who train neural networks in Rust: [`FAdam`] (Adam seen as natural gradient
+//! descent), [`Adam`] and AdamW, Hwang's [`FisherAdam`], and a two-pass [`global_norm`]. As fast as memory allows, and
+//! **the same bits on every instruction set and thread count**.
+//!
+//! ```
+//! use fadam::{FAdam, Optimizer, Update};
+//!
+//! let mut optimizer = Optimizer::builder(FAdam { lr: 3e-3, ..FAdam::default() })
+//!     .max_grad_norm(1.0)
+//!     .build()?;
+//! let (w, b) = (optimizer.register("w", 4)?, optimizer.register("b", 1)?);
+//!
+//! let (mut weight, mut bias) = (vec![0.5_f32; 4], vec![0.0_f32; 1]);
+//! for step in 0..10 {
+//!     let (grad_weight, grad_bias) = (vec![0.1_f32; 4], vec![-0.2_f32; 1]); // from your backward pass
+//!     optimizer.step(&mut [
+//!         Update::new(w, &mut weight, &grad_weight),
+//!         Update::new(b, &mut bias, &grad_bias),
+//!     ])?;
+//!     let report = optimizer.report()?;
+//!     println!("{step}: |g| = {:?}, skipped: {}", report.grad_norm, report.skipped);
+//! }
+//! # Ok::<(), fadam::Error>(())
+//! ```
+//!
+//! With the feature `candle`, [`candle`] holds each algorithm as a `candle_nn::Optimizer`.
+//!
+//! # What FAdam is
+//!
+//! The natural gradient `F⁻¹g` is the steepest descent where distance is measured between the model's *distributions*
+//! and not between its weights; `F` is the Fisher information. With the diagonal empirical Fisher in its place, and a
+//! moving average for the expectation, out comes Adam, once `F` is taken to the power ½. Seen so, Adam does some things
+//! by accident, and FAdam does them on purpose: weight decay is divided by the same denominator as the gradient
+//! (*Riemannian*), the length of the natural gradient and not of the gradient is bounded (κ), and ε shrinks as the
+//! estimate of `F` settles (*adaptive*). With those three off, which is the default, FAdam **is** Adam, bit for bit.
+//!
+//! # Which optimizer
+//!
+//! | you have | take |
+//! |---|---|
+//! | a recipe that says Adam or AdamW | [`Adam`], [`Adam::adamw`]: PyTorch's semantics and defaults |
+//! | single batches that throw training off | [`FAdam`] with [`kappa`](FAdam::kappa): costs what Adam costs as long as it does not fire |
+//! | a wish for decay that respects the geometry | [`FAdam`] with [`weight_decay`](FAdam::weight_decay) **and** [`decay_cap`](FAdam::decay_cap); read the hazard there |
+//! | results to compare with arXiv:2405.12807 or its ports | [`FisherAdam`], Algorithm 1 of that paper; it moves more memory, and its learning rates are not Adam's |
+//! | the Fisher information itself to study | [`EmpiricalFisher`], [`natural_gradient_step`] |
+//!
+//! Which of them trains *your* model best is an experiment; `cargo run --release --example train_lm` is one to begin
+//! with.
+//!
+//! # What a step does
+//!
+//! ```text
+//! your tensors ──► Optimizer::step ──► backend ──────────────► your tensors, in place
+//!  Update::new      checks everything    norm_partial            moments stay with the optimizer
+//!                   before the first     adam | fadam | ...      Report on request
+//!                   byte changes         by chunks of 4096
+//! ```
+//!
+//! 1. Every [`Update`] is checked: the parameter is known and occurs once, lengths and types fit, nothing overlaps.
+//! 2. Unless [`NonFinite::Propagate`] is set and clipping is off, one sweep reads the gradients: their global norm, the
+//!    clip coefficient, and whether all are finite. If not, nothing changes at all.
+//! 3. One sweep updates parameters and moments; [`FAdam`] with κ and [`FisherAdam`] may take another (each page says
+//!    when). Unscaling and clipping happen in it, in registers: gradients are never rewritten.
+//!
+//! Gradients are f32 or bf16, parameters f32, in any mix of lengths. A step allocates nothing, forks once a sweep in the
+//! caller's rayon pool, and stays on the calling thread where that is faster.
+//!
+//! # Numerics
+//!
+//! [`numerics`] states the promise and what it rests on.
 
 mod algorithm;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod args;
 mod backend;
+#[cfg(feature = "candle")]
+pub mod candle;
 mod cpu;
 mod error;
+mod fisher;
 mod norm;
+pub mod numerics;
 mod optimizer;
 mod report;
 mod tensor;
@@ -15,6 +88,7 @@ pub use algorithm::{Adam, Algorithm, Decay, FAdam, FisherAdam};
 pub use backend::Device;
 pub use cpu::Simd;
 pub use error::Error;
+pub use fisher::{EmpiricalFisher, FisherPower, natural_gradient_step};
 pub use norm::global_norm;
 pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
 pub use report::{Norms, Report};

@@ -1,6 +1,6 @@
 //! Parameters, groups, the step and its report: what holds on every device.
 
-use crate::algorithm::{Hyper, positive};
+use crate::algorithm::{Hyper, check, positive};
 use crate::backend::{Address, Backend, Job};
 use crate::{Algorithm, Device, Dtype, Error, Norms, Report, Simd, Tensor, TensorMut};
 use std::collections::HashMap;
@@ -377,6 +377,8 @@ impl Optimizer {
     /// [`Error::Hyperparameter`].
     pub fn set_grad_scale(&mut self, grad_scale: f64) -> Result<(), Error> {
         positive("grad_scale", grad_scale)?;
+        let inverse_fits = ((1.0 / grad_scale) as f32).is_finite();
+        check(inverse_fits, "grad_scale", grad_scale, "a number whose inverse is within f32's range")?;
         self.policy.grad_scale = grad_scale;
         Ok(())
     }

@@ -1,4 +1,4 @@
-use super::{check_betas, mix_flags, moments, non_negative};
+use super::{check_betas, mix_flags, moments, non_negative_f32};
 use crate::Error;
 use crate::args::{self, AdamHyper, AdamStep, Progress};
 
@@ -75,10 +75,10 @@ impl Adam {
     }
 
     pub(crate) fn hyper(&self) -> Result<AdamHyper, Error> {
-        non_negative("lr", self.lr)?;
+        non_negative_f32("lr", self.lr)?;
         check_betas(self.betas)?;
-        non_negative("eps", self.eps)?;
-        non_negative("weight_decay", self.weight_decay)?;
+        non_negative_f32("eps", self.eps)?;
+        non_negative_f32("weight_decay", self.weight_decay)?;
         let mut flags = mix_flags(self.betas);
         if self.weight_decay != 0.0 {
             flags |= args::FADAM_WEIGHT_DECAY;

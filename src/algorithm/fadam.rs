@@ -1,4 +1,4 @@
-use super::{check_betas, mix_flags, moments, non_negative, positive};
+use super::{check_betas, mix_flags, moments, non_negative, non_negative_f32, positive};
 use crate::Error;
 use crate::args::{self, FAdamHyper, FAdamStep, Progress};
 
@@ -47,7 +47,8 @@ pub struct FAdam {
     ///
     /// **Hazard.** The decay multiplies θ by 1 − ηλ/d, which diverges where d < ηλ/2. A coordinate that never receives
     /// a gradient has d = ε_t, so with ε0 = 1e-8 almost any λ throws it away. Set [`decay_cap`](Self::decay_cap), or
-    /// give such parameters a group of their own with λ = 0.
+    /// give such parameters a group of their own with λ = 0. (λ/d itself must lie within f32's range, even with η = 0:
+    /// with ε0 > 1e-37 it does.)
     pub weight_decay: f64,
     /// The largest ηλ/d, > 0. Default `None`: the exact formulation. 0.1, say, lets no coordinate shrink by more than
     /// a tenth in one step.
@@ -70,11 +71,11 @@ impl Default for FAdam {
 
 impl FAdam {
     pub(crate) fn hyper(&self) -> Result<FAdamHyper, Error> {
-        non_negative("lr", self.lr)?;
+        non_negative_f32("lr", self.lr)?;
         check_betas(self.betas)?;
-        non_negative("eps0", self.eps0)?;
+        non_negative_f32("eps0", self.eps0)?;
         non_negative("eps_decay", self.eps_decay)?;
-        non_negative("weight_decay", self.weight_decay)?;
+        non_negative_f32("weight_decay", self.weight_decay)?;
         if let Some(kappa) = self.kappa {
             positive("kappa", kappa)?;
         }

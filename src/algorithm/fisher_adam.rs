@@ -1,4 +1,4 @@
-use super::{check_betas, mix_flags, non_negative, positive};
+use super::{check_betas, mix_flags, non_negative, non_negative_f32, positive};
 use crate::Error;
 use crate::args::{self, FisherAdamClip, FisherAdamDamping, FisherAdamHyper, FisherAdamStep, Progress};
 
@@ -58,13 +58,14 @@ impl Default for FisherAdam {
 
 impl FisherAdam {
     pub(crate) fn hyper(&self) -> Result<FisherAdamHyper, Error> {
-        non_negative("lr", self.lr)?;
+        non_negative_f32("lr", self.lr)?;
         check_betas(self.betas)?;
-        non_negative("eps", self.eps)?;
+        non_negative_f32("eps", self.eps)?;
         non_negative("eps2", self.eps2)?;
         positive("rho", self.rho)?;
+        non_negative_f32("rho", self.rho)?;
         positive("clip", self.clip)?;
-        non_negative("weight_decay", self.weight_decay)?;
+        non_negative_f32("weight_decay", self.weight_decay)?;
         let mut flags = mix_flags(self.betas);
         if self.weight_decay != 0.0 {
             flags |= args::FADAM_WEIGHT_DECAY;

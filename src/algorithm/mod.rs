@@ -167,6 +167,16 @@ pub(crate) fn non_negative(name: &'static str, value: f64) -> Result<(), Error> 
     check(value.is_finite() && value >= 0.0, name, value, FINITE_NON_NEGATIVE)
 }
 
+/// For what a kernel takes as an f32: a value beyond its range would turn a product with 0 into a NaN.
+pub(crate) fn non_negative_f32(name: &'static str, value: f64) -> Result<(), Error> {
+    check(
+        (value as f32).is_finite() && value >= 0.0,
+        name,
+        value,
+        "a number of at least 0 within f32's range",
+    )
+}
+
 pub(crate) fn positive(name: &'static str, value: f64) -> Result<(), Error> {
     check(value.is_finite() && value > 0.0, name, value, FINITE_POSITIVE)
 }

@@ -174,11 +174,11 @@ unsafe fn resident<const NORMS: bool>(
         }
     }
     fisher.settle_clip(fold(&sums, 1), fold(&sums, 2), len);
-    for chunk in 0..chunks.len() {
+    for (chunk, sums) in sums.iter().enumerate().take(chunks.len()) {
         // SAFETY: the caller's.
         let [_, update, parameter] = unsafe { run(simd, fisher.apply::<NORMS>(), task.chunk(chunk)) };
         // SAFETY: the caller's; a chunk's slot is where the chunk is in the row.
-        unsafe { slots.put(chunks.start + chunk, [NORMS; 3], [sums[chunk][0], update, parameter]) };
+        unsafe { slots.put(chunks.start + chunk, [NORMS; 3], [sums[0], update, parameter]) };
     }
 }
 

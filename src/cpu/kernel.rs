@@ -47,8 +47,8 @@ pub(super) trait Gradient {
     unsafe fn load<S: Isa>(isa: S, from: *const u8) -> S::V;
 }
 
-struct F32;
-struct Bf16;
+pub(super) struct F32;
+pub(super) struct Bf16;
 
 impl Gradient for F32 {
     const SIZE: usize = Dtype::F32.size();
@@ -119,6 +119,7 @@ impl<K: Kernel, G: Gradient> Program for Walk<K, G> {
 
 /// LANES elements from `start` on.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "one vector of each of three arrays")]
 unsafe fn row<S: Isa, K: Kernel, G: Gradient>(
     isa: S,
     kernel: &K,
@@ -128,7 +129,8 @@ unsafe fn row<S: Isa, K: Kernel, G: Gradient>(
     lanes: &mut [S::Lanes; 3],
 ) {
     let [parameter, exp_avg, exp_avg_sq, max_exp_avg_sq] = arrays;
-    for i in 0..LANES / S::V::WIDTH {
+    let vectors = LANES / S::V::WIDTH;
+    for i in 0..vectors {
         let offset = start + i * S::V::WIDTH;
         let mut sums = [lanes[0][i], lanes[1][i], lanes[2][i]];
         let at = At {

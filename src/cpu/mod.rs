@@ -5,6 +5,7 @@
 
 mod adam;
 mod fadam;
+mod fisher;
 
 mod fisher_adam;
 mod kernel;
@@ -15,6 +16,7 @@ mod simd;
 mod step;
 mod sweep;
 
+pub(crate) use fisher::{fisher_accumulate, natural_gradient};
 pub use simd::Simd;
 pub(crate) use step::sum_of_squares;
 

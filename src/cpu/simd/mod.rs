@@ -10,6 +10,7 @@ mod scalar;
 
 use crate::Error;
 use crate::args::FADAM_LANES;
+pub(super) use scalar::Scalar;
 use std::fmt;
 use std::ops::{Add, IndexMut, Mul, Sub};
 use std::str::FromStr;

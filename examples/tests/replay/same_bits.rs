@@ -1,0 +1,81 @@
+//! OUT is the same file at every instruction set and thread count.
+
+use crate::file::{File, Tensor};
+use crate::golden::{input, recordings};
+use crate::program::replayed;
+use fadam::Simd;
+use serde_json::{Value, json};
+
+const THREADS: [&str; 3] = ["1", "2", "3"];
+
+fn same_bits(name: &str, input: &[u8]) {
+    let expected = replayed(input, &[]);
+    let levels: Vec<Simd> = Simd::ALL.into_iter().filter(|simd| simd.is_available()).collect();
+    assert!(levels.contains(&Simd::Scalar));
+    for simd in levels {
+        for threads in THREADS {
+            let out = replayed(input, &["--simd", &simd.to_string(), "--threads", threads]);
+            assert!(out == expected, "{name}: other bits with {simd}, {threads} threads");
+        }
+    }
+    assert!(replayed(input, &["--device", "cpu"]) == expected, "{name}: other bits with --device cpu");
+}
+
+#[test]
+fn recordings_give_the_same_bits_everywhere() {
+    for (name, recording) in recordings() {
+        same_bits(&name, &input(&recording).bytes());
+    }
+}
+
+/// Reproducible numbers of either sign between 2⁻²⁰ and 1, so that sums depend on the order of their terms.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); // Knuth's MMIX
+        let bits = (self.0 >> 33) as u32;
+        let sign = if bits & 1 == 0 { 1.0 } else { -1.0 };
+        sign * (1.0 + (bits >> 8) as f32 / (1 << 23) as f32) / 2.0_f32.powi(1 + (bits >> 1 & 15) as i32)
+    }
+
+    fn tensor(&mut self, len: usize, bf16: bool) -> Tensor {
+        let values: Vec<f32> = (0..len).map(|_| self.next()).collect();
+        let tensor = Tensor::f32(&[len], &values);
+        if !bf16 {
+            return tensor;
+        }
+        let bytes = values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect();
+        Tensor { dtype: "BF16".into(), bytes, ..tensor }
+    }
+}
+
+/// More elements than a step gives to one thread (65 536), in tensors that fill many chunks and none.
+fn large(optimizer: &Value) -> File {
+    let mut numbers = Numbers(1);
+    let mut file = File::default();
+    file.set_optimizer(optimizer);
+    for (name, len) in [("a", 3), ("b", 70_001), ("c/0", 0), ("c.1", 4096), ("d", 33_000)] {
+        file.tensors.insert(format!("param/{name}"), numbers.tensor(len, false));
+        for t in 1..=2 {
+            file.tensors.insert(format!("grad/{t}/{name}"), numbers.tensor(len, t == 2));
+        }
+    }
+    file
+}
+
+#[test]
+fn steps_of_many_threads_give_the_same_bits() {
+    let optimizers = [
+        json!({"algorithm": "adam", "amsgrad": true, "decay": "decoupled", "max_grad_norm": 0.5}),
+        json!({"algorithm": "adam", "non_finite": "propagate", "grad_scale": 3}), // the norm comes from the step itself
+        json!({"algorithm": "fadam", "kappa": 20.0, "weight_decay": 1e-4}),       // two sweeps
+        json!({"algorithm": "fadam", "kappa": 200.0}), // one sweep and a correction
+        json!({"algorithm": "fadam", "kappa": 200.0, "non_finite": "propagate"}),
+        json!({"algorithm": "fisher_adam"}),
+        json!({"algorithm": "fisher_adam", "rho": 0.3, "eps": 0.1, "eps2": 0.5, "non_finite": "propagate"}),
+    ];
+    for optimizer in optimizers {
+        same_bits(&optimizer.to_string(), &large(&optimizer).bytes());
+    }
+}

@@ -1,0 +1,155 @@
+//! Trains a small byte-level transformer on real text with several optimizers of this crate, and shows how they fare.
+//!
+//! `cargo run --release --example train_lm` needs no option and no download.
+
+mod batches;
+mod corpus;
+mod model;
+mod optimizer;
+mod output;
+mod plot;
+mod progress;
+mod sample;
+mod train;
+
+use anyhow::{Context, Result};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use corpus::Corpus;
+use optimizer::Choice;
+use output::Output;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+use train::{Run, Setup};
+
+/// Train a small byte-level transformer with several optimizers, each from the same weights on the same batches.
+///
+/// Without options the text is Rust source that cargo has already fetched. Results are a table, and in the folder
+/// --out a plot, the losses as CSV and the trained weights.
+#[derive(Parser)]
+#[command(name = "train_lm")]
+struct Options {
+    /// Optimizers to compare, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "adamw,fadam,fisher_adam")]
+    optimizer: Vec<Choice>,
+
+    /// Steps to train with each optimizer
+    #[arg(long, default_value_t = 600, value_parser = steps)]
+    steps: usize,
+
+    /// Peak learning rate; it rises to it over the first 5 % of the steps and falls to 0 along a cosine
+    #[arg(long, default_value_t = optimizer::LEARNING_RATE, allow_negative_numbers = true, value_parser = learning_rate)]
+    lr: f64,
+
+    /// Decides on initial weights, batches and the sample of text
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Where to run: best, cpu, cuda or cuda:N
+    #[arg(long, default_value = "best", value_parser = device)]
+    device: String,
+
+    /// A file, or a folder with text files, to train on instead
+    #[arg(long, value_name = "PATH")]
+    corpus: Option<PathBuf>,
+
+    /// The folder for loss.csv, loss.png and a checkpoint per optimizer
+    #[arg(long, value_name = "DIR", default_value = "target/train_lm")]
+    out: PathBuf,
+}
+
+fn steps(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&steps| steps > 0).ok_or_else(|| "a number of steps is at least 1".into())
+}
+
+fn learning_rate(text: &str) -> Result<f64, String> {
+    let lr = text.parse().ok().filter(|lr: &f64| lr.is_finite() && *lr > 0.0);
+    lr.ok_or_else(|| "a learning rate is a finite number above 0".into())
+}
+
+/// Whether the name can be one of a device; [`fadam::Device`] knows whether it is one of this machine.
+fn device(name: &str) -> Result<String, String> {
+    let index = name.strip_prefix("cuda:").map(str::parse::<u32>);
+    let known = matches!(name, "best" | "cpu" | "cuda") || matches!(index, Some(Ok(_)));
+    known.then(|| name.to_owned()).ok_or_else(|| "a device is best, cpu, cuda or cuda:N".into())
+}
+
+fn repeated(choices: &[Choice]) -> Option<Choice> {
+    choices.iter().enumerate().find(|&(i, choice)| choices[..i].contains(choice)).map(|(_, &choice)| choice)
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(choice) = repeated(&options.optimizer) {
+        let message = format!("--optimizer names {choice} twice");
+        Options::command().error(ErrorKind::ValueValidation, message).exit()
+    }
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let choices = &options.optimizer;
+    let device: fadam::Device = options.device.parse()?;
+    let threads = start_threads()?;
+    println!("device    {device}, {threads} threads");
+    let output = Output::open(&options.out, choices)?;
+    let corpus = Corpus::load(options.corpus.as_deref())?;
+    corpus.require(batches::SPAN)?;
+    println!("corpus    {}", corpus.describe());
+
+    let candle_device = candle_core::Device::Cpu;
+    let setup = Setup {
+        corpus: &corpus,
+        steps: options.steps,
+        seed: options.seed,
+        lr: options.lr,
+        device: &candle_device,
+    };
+    println!("model     {}", setup.describe()?);
+    let begin = Instant::now();
+    let runs = choices.iter().map(|&choice| train::train(choice, &setup)).collect::<Result<Vec<_>>>()?;
+    println!("\n{}", output::table(&runs));
+    for run in &runs {
+        let text = sample::sample(&run.model, corpus.prompt, &mut train::generator(options.seed, 2))?;
+        println!("{} writes:\n{text}\n", run.choice);
+    }
+    save(&output, &runs)?;
+    println!("trained for {:.0} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Rayon's threads, as many as `RAYON_NUM_THREADS` says or the machine has. They share a step's sequences, which leaves
+/// nothing for candle's own threads to do but get in the way: it halves the speed on two cores, and without the
+/// variable candle reads /proc/cpuinfo before every product of matrices.
+fn start_threads() -> Result<usize> {
+    const VARIABLE: &str = "RAYON_NUM_THREADS";
+    let wanted = std::env::var(VARIABLE).ok().and_then(|threads| threads.parse().ok()).filter(|&n| n > 0);
+    let threads = match wanted {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().context("cannot count this machine's processors")?.get(),
+    };
+    // SAFETY: only `main` has run, and it has started no thread that could read the environment meanwhile.
+    unsafe { std::env::set_var(VARIABLE, "1") };
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    Ok(threads)
+}
+
+fn save(output: &Output, runs: &[Run]) -> Result<()> {
+    for run in runs {
+        let name = output::checkpoint(run.choice);
+        let path = output.write(&name, |path| Ok(run.model.weights.save(path)?))?;
+        println!("wrote {}", path.display());
+    }
+    let csv = output.write("loss.csv", |path| Ok(std::fs::write(path, output::csv(runs))?))?;
+    println!("wrote {}", csv.display());
+    let png = output.write("loss.png", |path| plot::plot(runs, path))?;
+    println!("wrote {}", png.display());
+    Ok(())
+}

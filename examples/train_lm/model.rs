@@ -1,0 +1,169 @@
+//! A byte-level transformer: pre-norm, causal self-attention, GELU.
+//!
+//! Everything is made of candle's differentiable operations, so it runs wherever candle does. They are chosen by what
+//! their gradients cost on a CPU. Sizes keep most tensors of a shard in the cache.
+
+use anyhow::Result;
+use candle_core::{D, Device, Tensor, Var};
+use candle_nn::{VarMap, loss};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::RngCore;
+use std::sync::PoisonError;
+
+/// Bytes the model can look back on.
+pub(crate) const CONTEXT: usize = 128;
+/// A position starts as the sum of embeddings of this many bytes, its own and those before it. That is cheap and takes
+/// a third off the loss after 500 steps: attention need not first learn to find a byte's neighbours.
+pub(crate) const LAGS: usize = 4;
+const VOCABULARY: usize = 256;
+const WIDTH: usize = 128;
+const HEADS: usize = 2;
+const HIDDEN: usize = 3 * WIDTH;
+const LAYERS: usize = 2;
+
+/// Added to the mean square before its root is taken.
+const NORM_EPS: f64 = 1e-5;
+/// GELU(x) ≈ x σ(1.702 x), of Hendrycks and Gimpel's paper: on a CPU much cheaper than the tanh form.
+const GELU_SLOPE: f64 = 1.702;
+
+struct Block {
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mix: Tensor,
+    widen: Tensor,
+    narrow: Tensor,
+}
+
+/// The model's weights, which an optimizer changes in place, and the operations on them.
+pub(crate) struct Model {
+    pub(crate) weights: VarMap,
+    embeddings: Vec<Tensor>,
+    position: Tensor,
+    blocks: Vec<Block>,
+    logits: Tensor,
+    mask: Tensor,
+}
+
+impl Model {
+    /// A model with weights drawn from `rng`.
+    pub(crate) fn new(rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
+        let weights = VarMap::new();
+        let mut init = |name: &str, rows: usize, columns: usize, std: f64| {
+            let var = Var::from_tensor(&uniform(rng, rows, columns, std, device)?)?;
+            let tensor = var.as_tensor().clone();
+            let mut named = weights.data().lock().unwrap_or_else(PoisonError::into_inner);
+            named.insert(name.to_owned(), var);
+            anyhow::Ok(tensor)
+        };
+        let fan_in = |n: usize| (1.0 / n as f64).sqrt();
+        // Layers that add to the residual stream start smaller, so that its scale does not grow with depth.
+        let residual = |n: usize| fan_in(n) / (2.0 * LAYERS as f64).sqrt();
+        let mut embeddings = Vec::new();
+        for lag in 0..LAGS {
+            embeddings.push(init(&format!("embedding.{lag}"), VOCABULARY, WIDTH, 0.5)?);
+        }
+        let position = init("position", CONTEXT, WIDTH, 0.1)?;
+        let mut blocks = Vec::new();
+        for i in 0..LAYERS {
+            blocks.push(Block {
+                query: init(&format!("blocks.{i}.query"), WIDTH, WIDTH, fan_in(WIDTH))?,
+                key: init(&format!("blocks.{i}.key"), WIDTH, WIDTH, fan_in(WIDTH))?,
+                value: init(&format!("blocks.{i}.value"), WIDTH, WIDTH, fan_in(WIDTH))?,
+                mix: init(&format!("blocks.{i}.mix"), WIDTH, WIDTH, residual(WIDTH))?,
+                widen: init(&format!("blocks.{i}.widen"), WIDTH, HIDDEN, fan_in(WIDTH))?,
+                narrow: init(&format!("blocks.{i}.narrow"), HIDDEN, WIDTH, residual(HIDDEN))?,
+            });
+        }
+        let logits = init("logits", WIDTH, VOCABULARY, 0.1 * fan_in(WIDTH))?;
+        let mask = causal_mask(device)?;
+        Ok(Self { weights, embeddings, position, blocks, logits, mask })
+    }
+
+    pub(crate) fn parameters(&self) -> usize {
+        self.weights.all_vars().iter().map(|var| var.elem_count()).sum()
+    }
+
+    /// Mean negative log likelihood of sequences of equal length, in nats per byte. The first [`LAGS`] bytes of each are
+    /// only looked at.
+    pub(crate) fn loss(&self, sequences: &[&[u8]]) -> Result<Tensor> {
+        let inputs: Vec<&[u8]> = sequences.iter().map(|sequence| &sequence[..sequence.len() - 1]).collect();
+        let targets = self.ids(sequences.iter().map(|sequence| &sequence[LAGS..]))?;
+        Ok(loss::cross_entropy(&self.forward(&inputs)?, &targets)?)
+    }
+
+    /// Logits of the byte after each position, (positions of all sequences, 256). The positions are those of the bytes
+    /// from number [`LAGS`] of a sequence on; at most [`CONTEXT`].
+    pub(crate) fn forward(&self, sequences: &[&[u8]]) -> Result<Tensor> {
+        let shape = (sequences.len(), sequences[0].len() + 1 - LAGS);
+        let mut x = self.embed(sequences, shape)?;
+        for block in &self.blocks {
+            x = (&x + self.attention(block, &norm(&x)?, shape)?)?;
+            x = (&x + gelu(&norm(&x)?.matmul(&block.widen)?)?.matmul(&block.narrow)?)?;
+        }
+        Ok(norm(&x)?.matmul(&self.logits)?)
+    }
+
+    fn embed(&self, sequences: &[&[u8]], (count, length): (usize, usize)) -> Result<Tensor> {
+        let position = self.position.narrow(0, 0, length)?;
+        let mut x = position.broadcast_as((count, length, WIDTH))?.reshape((count * length, WIDTH))?;
+        for (lag, embedding) in self.embeddings.iter().enumerate() {
+            let ids = self.ids(sequences.iter().map(|sequence| &sequence[LAGS - 1 - lag..][..length]))?;
+            x = (x + embedding.index_select(&ids, 0)?)?;
+        }
+        Ok(x)
+    }
+
+    fn ids<'a>(&self, sequences: impl Iterator<Item = &'a [u8]>) -> Result<Tensor> {
+        let ids: Vec<u32> = sequences.flatten().map(|&byte| byte.into()).collect();
+        Ok(Tensor::new(ids, self.mask.device())?)
+    }
+
+    fn attention(&self, block: &Block, x: &Tensor, (count, length): (usize, usize)) -> Result<Tensor> {
+        let heads = |weight: &Tensor| {
+            let x = x.matmul(weight)?.reshape((count, length, HEADS, WIDTH / HEADS))?;
+            x.transpose(1, 2)?.contiguous()
+        };
+        let (query, key, value) = (heads(&block.query)?, heads(&block.key)?, heads(&block.value)?);
+        let scale = ((WIDTH / HEADS) as f64).powf(-0.5);
+        let scores = (query * scale)?.matmul(&key.t()?)?;
+        let mask = self.mask.narrow(0, 0, length)?.narrow(1, 0, length)?;
+        let scores = scores.broadcast_add(&mask)?;
+        // Softmax, divided by its sum after the product, where there are fewer numbers. Its maximum is a constant for
+        // the gradient: it cancels.
+        let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let mixed = exp.matmul(&value)?.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+        let mixed = mixed.transpose(1, 2)?.reshape((count * length, WIDTH))?;
+        Ok(mixed.matmul(&block.mix)?)
+    }
+}
+
+/// Root-mean-square norm without weights: the matrix that follows can scale.
+fn norm(x: &Tensor) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    Ok(x.broadcast_mul(&(mean_square + NORM_EPS)?.sqrt()?.recip()?)?)
+}
+
+fn gelu(x: &Tensor) -> Result<Tensor> {
+    Ok(((x * GELU_SLOPE)?.silu()? * (1.0 / GELU_SLOPE))?)
+}
+
+/// 0 where a position (row) may look (column), −∞ where that is in its future.
+fn causal_mask(device: &Device) -> Result<Tensor> {
+    let mask: Vec<f32> = (0..CONTEXT)
+        .flat_map(|row| (0..CONTEXT).map(move |column| if column > row { f32::NEG_INFINITY } else { 0.0 }))
+        .collect();
+    Ok(Tensor::from_vec(mask, (CONTEXT, CONTEXT), device)?)
+}
+
+/// A matrix of independent uniform numbers with mean 0. Uniform because that takes no function whose last bit depends on
+/// the platform.
+fn uniform(rng: &mut ChaCha8Rng, rows: usize, columns: usize, std: f64, device: &Device) -> Result<Tensor> {
+    let limit = std * 3f64.sqrt();
+    let sample = || {
+        let unit = f64::from(rng.next_u32()) / 2f64.powi(32); // in [0, 1)
+        ((2.0 * unit - 1.0) * limit) as f32
+    };
+    let values: Vec<f32> = std::iter::repeat_with(sample).take(rows * columns).collect();
+    Ok(Tensor::from_vec(values, (rows, columns), device)?)
+}

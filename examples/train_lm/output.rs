@@ -1,0 +1,100 @@
+//! The folder that takes the results. Every file appears whole or not at all.
+
+use crate::optimizer::Choice;
+use crate::train::Run;
+use anyhow::{Context, Result, bail};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A folder that has been written to, so that a run does not end with results that it cannot keep.
+pub(crate) struct Output {
+    folder: PathBuf,
+}
+
+impl Output {
+    /// Makes the folder and tries it out.
+    pub(crate) fn open(folder: &Path, choices: &[Choice]) -> Result<Self> {
+        let cannot = || format!("cannot write to {}", folder.display());
+        fs::create_dir_all(folder).with_context(cannot)?;
+        let output = Self { folder: folder.to_path_buf() };
+        let mut names = vec!["loss.csv".to_owned(), "loss.png".to_owned()];
+        names.extend(choices.iter().map(|&choice| checkpoint(choice)));
+        for name in names {
+            let path = folder.join(&name);
+            if path.is_dir() {
+                bail!("cannot write {}: it is a folder", path.display());
+            }
+            let partial = output.partial(&name);
+            fs::write(&partial, []).and_then(|()| fs::remove_file(&partial)).with_context(cannot)?;
+        }
+        Ok(output)
+    }
+
+    /// Writes `name` by way of a temporary file beside it.
+    pub(crate) fn write(&self, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let (path, partial) = (self.folder.join(name), self.partial(name));
+        let written = write(&partial).and_then(|()| Ok(fs::rename(&partial, &path)?));
+        if written.is_err() {
+            // The error to report is the first one; this one would only say that there is nothing to remove.
+            let _ = fs::remove_file(&partial);
+        }
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// In front of the name, because a plot's format goes by the end of it.
+    fn partial(&self, name: &str) -> PathBuf {
+        self.folder.join(format!(".partial-{}-{name}", std::process::id()))
+    }
+}
+
+pub(crate) fn checkpoint(choice: Choice) -> String {
+    format!("{choice}.safetensors")
+}
+
+/// A row per step; an empty cell is a loss that was not measured there. Nats per byte.
+pub(crate) fn csv(runs: &[Run]) -> String {
+    let mut csv = String::from("optimizer,step,training_loss,held_out_loss\n");
+    let cell = |loss: Option<f64>| loss.map(|loss| format!("{loss:.6}")).unwrap_or_default();
+    for run in runs {
+        for point in &run.points {
+            let (training, held_out) = (cell(point.training), cell(point.held_out));
+            // A `String` takes everything.
+            let _ = writeln!(csv, "{},{},{training},{held_out}", run.choice, point.step);
+        }
+    }
+    csv
+}
+
+/// The results, for reading.
+pub(crate) fn table(runs: &[Run]) -> String {
+    let mut table = format!(
+        "{:<11} {:>13} {:>13} {:>9} {:>10} {:>16}\n{:<11} {:>13} {:>13} {:>9} {:>10} {:>16}\n",
+        "optimizer",
+        "training loss",
+        "held-out loss",
+        "held-out",
+        "perplexity",
+        "optimizer time",
+        "",
+        "nats/byte",
+        "nats/byte",
+        "bits/byte",
+        "per byte",
+        "seconds (share)",
+    );
+    for run in runs {
+        let loss = run.held_out_loss();
+        let time = format!("{:.2} ({:.1} %)", run.time.optimizer.as_secs_f64(), run.time.share() * 100.0);
+        let _ = writeln!(
+            table,
+            "{:<11} {:>13.4} {loss:>13.4} {:>9.3} {:>10.3} {time:>16}",
+            run.choice,
+            run.training_loss(),
+            loss / std::f64::consts::LN_2,
+            loss.exp(),
+        );
+    }
+    table
+}

@@ -1,0 +1,184 @@
+//! One run: a model, an optimizer, and the steps between them.
+
+use crate::batches::{self, BATCH, Shard};
+use crate::corpus::Corpus;
+use crate::model::{CONTEXT, Model};
+use crate::optimizer::{Choice, MAX_GRAD_NORM};
+use crate::progress::Progress;
+use anyhow::{Context, Result, ensure};
+use candle_core::Device;
+use candle_core::backprop::GradStore;
+use candle_nn::Optimizer;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rayon::prelude::*;
+use std::f64::consts::PI;
+use std::time::{Duration, Instant};
+
+/// How often the held-out loss is measured in a run, after the first time.
+const MEASUREMENTS: usize = 16;
+/// The part of the steps in which the learning rate rises to its peak.
+const WARM_UP: f64 = 0.05;
+/// The final training loss is a mean over this part of the steps, at the end.
+const FINAL: f64 = 0.05;
+
+/// What is the same for every optimizer.
+pub(crate) struct Setup<'a> {
+    pub(crate) corpus: &'a Corpus,
+    pub(crate) steps: usize,
+    pub(crate) seed: u64,
+    /// The peak learning rate.
+    pub(crate) lr: f64,
+    pub(crate) device: &'a Device,
+}
+
+impl Setup<'_> {
+    /// The model and the steps, in a line.
+    pub(crate) fn describe(&self) -> Result<String> {
+        let parameters = Model::new(&mut generator(self.seed, 0), self.device)?.parameters();
+        let Self { steps, seed, .. } = self;
+        Ok(format!(
+            "{parameters} parameters, {steps} steps of {BATCH} sequences of {CONTEXT} bytes, seed {seed}"
+        ))
+    }
+}
+
+/// A row of `loss.csv`. Losses are in nats per byte.
+pub(crate) struct Point {
+    /// Steps taken so far.
+    pub(crate) step: usize,
+    /// On the batch of that step, before it; none before the first.
+    pub(crate) training: Option<f64>,
+    /// After that step, where it was measured.
+    pub(crate) held_out: Option<f64>,
+}
+
+/// What came of training with one optimizer.
+pub(crate) struct Run {
+    pub(crate) choice: Choice,
+    pub(crate) model: Model,
+    pub(crate) points: Vec<Point>,
+    pub(crate) time: Time,
+}
+
+/// Where the time went.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Time {
+    /// Batches, gradients and the optimizer; not the held-out loss.
+    pub(crate) steps: Duration,
+    pub(crate) optimizer: Duration,
+}
+
+impl Time {
+    /// The optimizer's part of the steps.
+    pub(crate) fn share(&self) -> f64 {
+        self.optimizer.as_secs_f64() / self.steps.as_secs_f64()
+    }
+}
+
+impl Run {
+    /// Mean training loss at the end, in nats per byte.
+    pub(crate) fn training_loss(&self) -> f64 {
+        let losses: Vec<f64> = self.points.iter().filter_map(|point| point.training).collect();
+        let last = ((losses.len() as f64 * FINAL) as usize).max(1);
+        losses[losses.len() - last..].iter().sum::<f64>() / last as f64
+    }
+
+    /// Held-out loss at the end, in nats per byte.
+    pub(crate) fn held_out_loss(&self) -> f64 {
+        self.points.iter().rev().find_map(|point| point.held_out).unwrap_or(f64::NAN)
+    }
+}
+
+/// A generator for one purpose: every run draws the same weights and the same batches from it.
+pub(crate) fn generator(seed: u64, purpose: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(purpose);
+    rng
+}
+
+/// Trains a new model with `choice`.
+pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
+    let model = Model::new(&mut generator(setup.seed, 0), setup.device)?;
+    let mut rng = generator(setup.seed, 1);
+    let builder = fadam::Optimizer::builder(choice.algorithm(setup.lr)).max_grad_norm(MAX_GRAD_NORM);
+    let mut optimizer = fadam::candle::Optimizer::from_varmap(&model.weights, builder)?;
+    let held_out = batches::held_out(setup.corpus);
+    let mut points = vec![Point { step: 0, training: None, held_out: Some(measure(&model, &held_out)?) }];
+    let mut time = Time::default();
+    let progress = Progress::new(choice, setup.steps)?;
+    for step in 1..=setup.steps {
+        let begin = Instant::now();
+        let (loss, gradients) = gradients(&model, &batches::training(setup.corpus, &mut rng))?;
+        check(choice, step, loss)?;
+        optimizer.set_learning_rate(setup.lr * schedule(step, setup.steps));
+        let before = Instant::now();
+        optimizer.step(&gradients)?;
+        time.optimizer += before.elapsed();
+        time.steps += begin.elapsed();
+        let measured = due(step, setup.steps, MEASUREMENTS);
+        let held_out = if measured { Some(measure(&model, &held_out)?) } else { None };
+        check(choice, step, held_out.unwrap_or(0.0))?;
+        let point = Point { step, training: Some(loss), held_out };
+        progress.report(&point, (step * BATCH * CONTEXT) as f64 / time.steps.as_secs_f64(), time.share());
+        points.push(point);
+    }
+    progress.finish();
+    Ok(Run { choice, model, points, time })
+}
+
+fn check(choice: Choice, step: usize, loss: f64) -> Result<()> {
+    ensure!(loss.is_finite(), "{choice}: the loss is {loss} at step {step}; a smaller --lr may help");
+    Ok(())
+}
+
+/// Whether something that happens `times` times in a run, at even distances and at its end, happens after `step`.
+pub(crate) fn due(step: usize, steps: usize, times: usize) -> bool {
+    step * times / steps > (step - 1) * times / steps
+}
+
+/// The factor of the peak learning rate at a step: up in a line, then down to 0 along a cosine.
+fn schedule(step: usize, steps: usize) -> f64 {
+    let warm_up = (steps as f64 * WARM_UP).ceil();
+    if step as f64 <= warm_up {
+        return step as f64 / warm_up;
+    }
+    let done = (step as f64 - warm_up) / (steps as f64 - warm_up + 1.0);
+    0.5 * (1.0 + (PI * done).cos())
+}
+
+/// Loss in nats per byte, and its gradient: both the mean over the shards, which threads compute independently and
+/// which are added in their order, so that the number of threads does not show.
+fn gradients(model: &Model, shards: &[Shard<'_>]) -> Result<(f64, GradStore)> {
+    let weight = 1.0 / shards.len() as f64;
+    let parts: Vec<(f64, GradStore)> = shards
+        .par_iter()
+        .map(|shard| {
+            let loss = (model.loss(shard)? * weight)?;
+            Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?))
+        })
+        .collect::<Result<_>>()?;
+    let loss = parts.iter().map(|part| part.0).sum();
+    let mut parts = parts.into_iter().map(|part| part.1);
+    let first = parts.next().context("a batch has no shard")?;
+    Ok((loss, parts.try_fold(first, |sum, gradients| add(model, sum, &gradients))?))
+}
+
+fn add(model: &Model, mut sum: GradStore, gradients: &GradStore) -> Result<GradStore> {
+    for var in model.weights.all_vars() {
+        if let (Some(a), Some(b)) = (sum.get(&var), gradients.get(&var)) {
+            let total = (a + b)?;
+            sum.insert(&var, total);
+        }
+    }
+    Ok(sum)
+}
+
+/// Mean loss in nats per byte.
+fn measure(model: &Model, shards: &[Shard<'_>]) -> Result<f64> {
+    let losses: Vec<f64> = shards
+        .par_iter()
+        .map(|shard| Ok(f64::from(model.loss(shard)?.to_scalar::<f32>()?)))
+        .collect::<Result<_>>()?;
+    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
+}

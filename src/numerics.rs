@@ -1,0 +1,39 @@
+//! The promise: the same inputs give the same bits. (This module holds text alone.)
+//!
+//! On one thread or sixty-four, on AVX-512, AVX2, NEON or plain scalar code, with the work cut wherever a thread pool
+//! likes to cut it. A CPU in continuous integration so proves what every other machine computes. NaNs compare equal to
+//! NaNs: their payloads are not part of the promise. Outside it: [`FisherAdam`](crate::FisherAdam) with ρ ≠ ½ on another
+//! device than a CPU, since it needs a `pow`.
+//!
+//! It costs nothing: a step is bound by memory, and exact division and square root hide behind that.
+//!
+//! # Element-wise arithmetic
+//!
+//! IEEE-754 binary32, round to nearest even, subnormals kept. Only `+ − × ÷ √ fma`, comparison and selection, and
+//! conversions; no reciprocal approximations, no reassociation, no flush to zero. Each algorithm is written once as a
+//! numbered sequence of such operations in `kernels/*.cuh`; the CPU code follows it line by line, and a test compares the
+//! two, the former compiled by a C++ compiler, bit for bit.
+//!
+//! Moments are interpolated about the old value, `m ← fma(1−β1, g−m, m)` and `v ← fma(1−β2, fma(g, g, −v), v)`, which
+//! drifts least for β near 1; for β < ½ about the new one, `m ← fma(β1, m−g, g)` and `v ← fma(β2, v−g², g²)`, which is
+//! exact for β = 0. θ is rounded once a step: `θ ← fma(−η, r, θ)`, where r gathers Δ and the decay.
+//!
+//! Scalars of a step (bias corrections, ε_t, the clip coefficient) are computed in f64 by `+ − × ÷ √` and rounded once;
+//! β^t is a running product.
+//!
+//! # Sums
+//!
+//! The geometry of a sum is a constant, never a function of threads or neighbours:
+//!
+//! 1. A tensor is cut into chunks of 4096 elements. Lane j of 128 accumulates elements j, j+128, … of its chunk by
+//!    `fma(x, x, acc)` in f32; then lane j takes lane j+64, j+32, … j+1.
+//! 2. Lane j of 256 accumulates partial sums j, j+256, … of a tensor in f64; then lane j takes lane j+128, … j+1.
+//! 3. The tensors' sums are added in the order of registration.
+//!
+//! # Edge cases
+//!
+//! * Where a denominator is 0 (ε = 0 and no gradient yet), the quotient is 0: a zero gradient moves nothing.
+//! * A gradient counts as not finite where it is NaN or infinite, and where its square (or a chunk's sum of squares)
+//!   overflows f32, |g| > 1.8e19: it would freeze its parameter with v = ∞.
+//! * bf16 gradients are widened exactly.
+//! * A parameter that takes no part in a step keeps its value, its moments and its step count.

@@ -1,0 +1,160 @@
+//! What the tests share: data without a random generator of its own, bits to compare, and an optimizer together with
+//! the parameters that it steps.
+#![allow(dead_code)] // each test file uses its part
+
+use fadam::{Algorithm, Builder, Error, Optimizer, ParameterId, Report, State, Tensor, TensorMut, Update};
+use half::bf16;
+
+/// Bits, with every NaN the same: payloads are not part of any promise.
+pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
+}
+
+/// The next of a row of 64 random bits (SplitMix64).
+pub(crate) fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// `len` values in (−1, 1), none of them 0.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    (0..len).map(|_| ((random(&mut state) >> 40) as f32 + 0.5) / (1 << 23) as f32 - 1.0).collect()
+}
+
+/// A gradient of either type.
+#[derive(Clone, Debug)]
+pub(crate) enum Gradient {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+impl Gradient {
+    pub(crate) fn len(&self) -> usize {
+        self.view().len()
+    }
+
+    pub(crate) fn view(&self) -> Tensor<'_> {
+        match self {
+            Self::F32(g) => g.into(),
+            Self::Bf16(g) => g.into(),
+        }
+    }
+
+    pub(crate) fn to_f64(&self) -> Vec<f64> {
+        match self {
+            Self::F32(g) => g.iter().map(|&g| g.into()).collect(),
+            Self::Bf16(g) => g.iter().map(|&g| g.into()).collect(),
+        }
+    }
+
+    pub(crate) fn set(&mut self, i: usize, value: f32) {
+        match self {
+            Self::F32(g) => g[i] = value,
+            Self::Bf16(g) => g[i] = bf16::from_f32(value),
+        }
+    }
+}
+
+impl From<Vec<f32>> for Gradient {
+    fn from(g: Vec<f32>) -> Self {
+        Self::F32(g)
+    }
+}
+
+/// An optimizer and the parameters `p0`, `p1`, … that it steps.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) optimizer: Optimizer,
+    pub(crate) ids: Vec<ParameterId>,
+    pub(crate) parameters: Vec<Vec<f32>>,
+}
+
+/// Everything that a step may change.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Snapshot {
+    parameters: Vec<Vec<u32>>,
+    states: Vec<(u64, [Vec<u32>; 3])>,
+}
+
+impl Model {
+    pub(crate) fn new(algorithm: impl Into<Algorithm>, parameters: &[&[f32]]) -> Self {
+        Self::built(Optimizer::builder(algorithm), parameters)
+    }
+
+    pub(crate) fn built(builder: Builder, parameters: &[&[f32]]) -> Self {
+        let mut optimizer = builder.build().unwrap();
+        let ids = parameters
+            .iter()
+            .enumerate()
+            .map(|(i, p)| optimizer.register(format!("p{i}"), p.len()).unwrap())
+            .collect();
+        Self { optimizer, ids, parameters: parameters.iter().map(|p| p.to_vec()).collect() }
+    }
+
+    /// A step of those parameters that have a gradient.
+    pub(crate) fn try_step<'a, G>(&mut self, gradients: &'a [Option<G>]) -> Result<(), Error>
+    where
+        &'a G: Into<Tensor<'a>>,
+    {
+        let mut updates: Vec<Update<'_>> = self
+            .parameters
+            .iter_mut()
+            .zip(&self.ids)
+            .zip(gradients)
+            .filter_map(|((p, id), g)| {
+                let g: Tensor<'a> = g.as_ref()?.into();
+                Some(Update::new(*id, TensorMut::from(p), g))
+            })
+            .collect();
+        self.optimizer.step(&mut updates)
+    }
+
+    /// A step of all parameters, each with its f32 gradient.
+    pub(crate) fn step(&mut self, gradients: &[&[f32]]) -> Report {
+        assert_eq!(gradients.len(), self.parameters.len());
+        let gradients: Vec<Option<Vec<f32>>> = gradients.iter().map(|g| Some(g.to_vec())).collect();
+        self.try_step(&gradients).unwrap();
+        self.report()
+    }
+
+    pub(crate) fn report(&mut self) -> Report {
+        self.optimizer.report().unwrap()
+    }
+
+    pub(crate) fn state(&mut self, i: usize) -> State {
+        self.optimizer.state(self.ids[i]).unwrap()
+    }
+
+    pub(crate) fn snapshot(&mut self) -> Snapshot {
+        let states = (0..self.ids.len())
+            .map(|i| {
+                let State { step, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } = self.state(i);
+                (step, [exp_avg, exp_avg_sq, max_exp_avg_sq.unwrap_or_default()].map(|x| bits(&x)))
+            })
+            .collect();
+        Snapshot { parameters: self.parameters.iter().map(|p| bits(p)).collect(), states }
+    }
+}
+
+impl<'a> From<&'a Gradient> for Tensor<'a> {
+    fn from(gradient: &'a Gradient) -> Self {
+        gradient.view()
+    }
+}
+
+/// The three optimizers with every feature at work that has no reduction: what most promises are tried on.
+pub(crate) fn algorithms() -> Vec<Algorithm> {
+    use fadam::{Adam, FAdam, FisherAdam};
+    vec![
+        Adam { weight_decay: 0.1, ..Adam::default() }.into(),
+        Adam { amsgrad: true, maximize: true, ..Adam::adamw() }.into(),
+        FAdam { weight_decay: 0.01, decay_cap: Some(0.5), eps_decay: 0.1, ..FAdam::default() }.into(),
+        FAdam { kappa: Some(0.5), ..FAdam::default() }.into(),
+        FAdam { kappa: Some(1e3), ..FAdam::default() }.into(),
+        FisherAdam::default().into(),
+    ]
+}

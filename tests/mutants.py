@@ -1,0 +1,266 @@
+#!/usr/bin/env python3
+"""Do the tests notice? Breaks the arithmetic in one place after the other and expects them to fail.
+
+Each mutant replaces one piece of text, which must occur exactly once, in a copy of the tree under target/mutants, and
+runs the tests that compare values and refusals. Exits with 1 if a mutant survives, does not compile, or no longer applies.
+
+    python3 tests/mutants.py            all, about two seconds each
+    python3 tests/mutants.py M1 fold    those whose name contains one of the words
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "target" / "mutants"
+TREE = WORK / "tree"
+PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "examples", "benches", "tests"]
+# The quick ones first: cargo stops at the first that fails.
+TESTS = ["bad_input", "edge_cases", "geometry", "speculation", "lost", "no_alloc", "properties", "oracle"]
+LIMIT = 120  # seconds; a mutant that hangs is noticed too
+
+MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
+SCALARS, ADAM_S, FADAM_S, FISHER_S = (f"src/algorithm/{name}.rs" for name in ("mod", "adam", "fadam", "fisher_adam"))
+STEP, NORM, SIMD, KERNEL, OPTIMIZER = (
+    "src/cpu/step.rs", "src/cpu/norm.rs", "src/cpu/simd/mod.rs", "src/cpu/kernel.rs", "src/optimizer.rs")
+
+# (name, file, text, replacement)
+MUTANTS = [
+    # The moments and the direction
+    ("M1  m of the old value", MOMENTS, "mix.mul_add(g - m, m)", "mix.mul_add(g, m)"),
+    ("M1' sign", MOMENTS, "mix.mul_add(m - g, g)", "mix.mul_add(g - m, g)"),
+    ("M1' about the old value", MOMENTS, "mix.mul_add(m - g, g)", "mix.mul_add(m - g, m)"),
+    ("M2  v of the old value", MOMENTS, "mix.mul_add(g.mul_sub(g, v), v)", "mix.mul_add(g * g, v)"),
+    ("M2  g, not its square", MOMENTS, "g.mul_sub(g, v)", "g.mul_sub(isa.splat(1.0), v)"),
+    ("M2' g, not its square", MOMENTS, "let q = g * g;", "let q = g;"),
+    ("M3' of the old value", MOMENTS, "mix.mul_add(v - q, q)", "mix.mul_add(v, q)"),
+    ("M4  no root", MOMENTS, "v.sqrt().mul_add(", "v.mul_add("),
+    ("M4  no epsilon", MOMENTS, "isa.splat(k.eps)", "isa.splat(0.0)"),
+    ("M4  the other bias", MOMENTS, "isa.splat(k.inv_sqrt_bias2)", "isa.splat(k.inv_bias1)"),
+    ("M4  epsilon within the bias", MOMENTS, "v.sqrt().mul_add(isa.splat(k.inv_sqrt_bias2), isa.splat(k.eps))",
+     "(v.sqrt() + isa.splat(k.eps)) * isa.splat(k.inv_sqrt_bias2)"),
+    ("M5  no bias", MOMENTS, "(m * isa.splat(k.inv_bias1)).div_or_zero(d)", "m.div_or_zero(d)"),
+    ("M5  multiplied", MOMENTS, "(m * isa.splat(k.inv_bias1)).div_or_zero(d)", "m * isa.splat(k.inv_bias1) * d"),
+    # Adam
+    ("adam 1 not scaled", ADAM, "grad * isa.splat(k.grad_scale); // 1", "grad; // 1"),
+    ("adam 2 no L2", ADAM, "isa.splat(*weight_decay).mul_add(p, scaled)", "scaled"),
+    ("adam 2 L2 also for AdamW", ADAM, "decay && !decoupled", "decay"),
+    ("adam 3 mix of v", ADAM, "exp_avg(isa, m, g, k.exp_avg_mix,", "exp_avg(isa, m, g, k.exp_avg_sq_mix,"),
+    ("adam 3 without L2", ADAM, "exp_avg(isa, m, g,", "exp_avg(isa, m, scaled,"),
+    ("adam 4 without L2", ADAM, "exp_avg_sq(isa, v, g,", "exp_avg_sq(isa, v, scaled,"),
+    ("adam 4 mix of m", ADAM, "v, g, k.exp_avg_sq_mix,", "v, g, k.exp_avg_mix,"),
+    ("adam 5 smallest", ADAM, "v.select_max(", "v.select_min("),
+    ("adam 5 stores v", ADAM, "second.store(", "v.store("),
+    ("adam 6 v, not the largest", ADAM, "denominator(isa, second, k)", "denominator(isa, v, k)"),
+    ("adam 7 g, not m", ADAM, "direction(isa, m, d, k)", "direction(isa, g, d, k)"),
+    ("adam 8 no decay", ADAM, "isa.splat(*weight_decay).mul_add(p, delta)", "delta"),
+    ("adam 8 decoupled always", ADAM, "decay && decoupled", "decay"),
+    ("adam 9 without decay", ADAM, ".mul_add(r, p); // 9", ".mul_add(delta, p); // 9"),
+    ("adam norm of g with L2", ADAM, "scaled.mul_add(scaled, sums[0])", "g.mul_add(g, sums[0])"),
+    ("adam norm of r", ADAM, "delta.mul_add(delta, sums[1])", "r.mul_add(r, sums[1])"),
+    ("adam norm after the step", ADAM, "p.mul_add(p, sums[2])", "next.mul_add(next, sums[2])"),
+    # FAdam
+    ("fadam 1 not scaled", FADAM, "grad * isa.splat(k.grad_scale); // 1", "grad; // 1"),
+    ("fadam 2 raw gradient", FADAM, "exp_avg(isa, m, g,", "exp_avg(isa, m, grad,"),
+    ("fadam 3 raw gradient", FADAM, "exp_avg_sq(isa, s, g,", "exp_avg_sq(isa, s, grad,"),
+    ("fadam 4 of m", FADAM, "let d = denominator(isa, s, k); // 4", "let d = denominator(isa, m, k); // 4"),
+    ("fadam 5 of s", FADAM, "let delta = direction(isa, m, d, k); // 5", "let delta = direction(isa, s, d, k); // 5"),
+    ("fadam 6 not clipped", FADAM, "isa.splat(clip) * delta", "delta"),
+    ("fadam 7 not Riemannian", FADAM, "isa.splat(step.weight_decay).div_or_zero(d)", "isa.splat(step.weight_decay)"),
+    ("fadam 8 capped from below", FADAM, "q.select_min(", "q.select_max("),
+    ("fadam 8 not capped", FADAM, "FADAM_DECAY_CAP != 0 {", "FADAM_DECAY_CAP == !0 {"),
+    ("fadam 9 clip forgotten", FADAM, "r = q.mul_add(p, r);", "r = q.mul_add(p, delta);"),
+    ("fadam 9 decay clipped too", FADAM, "r = q.mul_add(p, r);", "r = isa.splat(clip) * q.mul_add(p, delta);"),
+    ("fadam 10 ascends", FADAM, "(isa.splat(step.neg_lr).mul_add(r, p), delta)",
+     "(isa.splat(-step.neg_lr).mul_add(r, p), delta)"),
+    ("fadam 10 unclipped", FADAM, "mul_add(r, p), delta) // 10", "mul_add(delta, p), delta) // 10"),
+    ("fadam 11 not taken back", FADAM, "isa.splat(self.back).mul_add(delta, p)", "p"),
+    ("fadam 11 taken back twice", FADAM, "isa.splat(self.back).mul_add(delta, p)",
+     "isa.splat(2.0 * self.back).mul_add(delta, p)"),
+    ("fadam back", FADAM, "(lr * (1.0 - clip)) as f32", "(lr * clip) as f32"),
+    ("fadam back not asked for", FADAM, "if clip != 1.0 {", "if clip > 1.0 {"),
+    ("fadam always speculates", FADAM, "if policy.speculate => {", "if policy.speculate || kappa > 0.0 => {"),
+    ("fadam never speculates", FADAM, "if policy.speculate => {", "if policy.speculate && kappa < 0.0 => {"),
+    ("fadam moments not committed", FADAM,
+     "            m.store(at.exp_avg);\n            s.store(at.exp_avg_sq);\n        }\n        let k",
+     "            m.store(at.exp_avg);\n        }\n        let k"),
+    # FisherAdam
+    ("fisher 1 not scaled, sums", FISHER, "let g = grad * isa.splat(step.grad_scale); // 1\n        if COMMIT",
+     "let g = grad; // 1\n        if COMMIT"),
+    ("fisher 1 not scaled, step", FISHER, "let g = grad * isa.splat(step.grad_scale); // 1\n        let d",
+     "let g = grad; // 1\n        let d"),
+    ("fisher 2 mix of m", FISHER, "step.fisher_mix,", "step.exp_avg_mix,"),
+    ("fisher 2 not committed", FISHER, "f.store(at.exp_avg_sq)", "{ let _ = f; }"),
+    ("fisher 3 no damping", FISHER, "root + isa.splat(damping.eps)", "{ let _ = damping; root }"),
+    ("fisher 3 no root", FISHER, "else { f.sqrt() }", "else { f }"),
+    ("fisher 3 always the root", FISHER, "pow(isa, f, step.rho)", "{ let _ = pow::<S>; f.sqrt() }"),
+    ("fisher 4 not clipped", FISHER, "g.div_or_zero(d) * isa.splat(clip.natural)", "g.div_or_zero(d)"),
+    ("fisher 4 overflow kept", FISHER, "if clip.natural == 0.0 {", "if clip.natural < 0.0 {"),
+    ("fisher 5 momentum of g", FISHER, "exp_avg(isa, m, n, step.exp_avg_mix", "exp_avg(isa, m, g, step.exp_avg_mix"),
+    ("fisher 6 not preconditioned", FISHER, ".mul_add(p.div_or_zero(d), r)", ".mul_add(p, r)"),
+    ("fisher 6 overflow kept", FISHER, " && clip.decay != 0.0", ""),
+    ("fisher 7 without decay", FISHER, ".mul_add(r, p); // 7", ".mul_add(m, p); // 7"),
+    ("fisher sum of g for n", FISHER, "n.mul_add(n, sums[1])", "g.mul_add(g, sums[1])"),
+    ("fisher no sum of w", FISHER, "sums[2] = w.mul_add(w, sums[2])", "let _ = w"),
+    ("fisher norm of n", FISHER, "sums[1] = m.mul_add(m, sums[1])", "sums[1] = n.mul_add(n, sums[1])"),
+    ("fisher speculation never corrected", FISHER, "self.mistaken = !self.hyper.eps_is_full(grad_rms)",
+     "self.mistaken = false"),
+    ("fisher RMS before clipping", FISHER, "fisher.settle_damping(rms * clip)", "fisher.settle_damping(rms)"),
+    ("fisher sum, not RMS", FISHER, "(sum / len as f64).sqrt()", "{ let _ = len; sum.sqrt() }"),
+    # Scalars of a step
+    ("bias 1", SCALARS, "(1.0 / (1.0 - progress.beta1_power)) as f32", "(1.0 / progress.beta1_power) as f32"),
+    ("bias 1 none", SCALARS, "(1.0 / (1.0 - progress.beta1_power)) as f32", "1.0"),
+    ("bias 2 not rooted", SCALARS, "(1.0 - progress.beta2_power).sqrt()", "(1.0 - progress.beta2_power)"),
+    ("bias 2 of beta1", SCALARS, "(1.0 - progress.beta2_power)", "(1.0 - progress.beta1_power)"),
+    ("power of the other beta", SCALARS, "self.beta1_power * beta1", "self.beta1_power * beta2"),
+    ("power frozen", SCALARS, "self.beta2_power * beta2", "self.beta2_power * 0.0 + beta2"),
+    ("form of m never about the new", SCALARS, "if beta1 < 0.5 {", "if beta1 < 0.0 {"),
+    ("form of v never about the new", SCALARS, "if beta2 < 0.5 {", "if beta2 < 0.0 {"),
+    ("form of m always about the new", SCALARS, "if beta1 < 0.5 {", "if beta1 < 1.0 {"),
+    ("form of v always about the new", SCALARS, "if beta2 < 0.5 {", "if beta2 < 1.0 {"),
+    ("bound of the update", SCALARS, "beta1 * beta1 < beta2", "beta1 * beta1 <= beta2"),
+    ("group's betas ignored", SCALARS, "*betas = group.betas.unwrap_or(*betas);", "let _ = betas;"),
+    ("group's epsilon ignored", SCALARS, "*eps = group.eps.unwrap_or(*eps);", "let _ = eps;"),
+    ("maximize ignored", ADAM_S, "{ -1.0 } else { 1.0 }", "{ 1.0 } else { 1.0 }"),
+    ("adam ascends", ADAM_S, "neg_lr: -self.lr as f32", "neg_lr: self.lr as f32"),
+    ("eps_t frozen", FADAM_S, "self.eps_decay * progress.step as f64", "self.eps_decay"),
+    ("eps_t one step late", FADAM_S, "progress.step as f64", "(progress.step - 1) as f64"),
+    ("kappa not over the norm", FADAM_S, "{ kappa / update_norm }", "{ kappa }"),
+    ("kappa scales up", FADAM_S, "if update_norm > kappa", "if update_norm < kappa"),
+    ("cap without lr", FADAM_S, "(self.decay_cap / self.lr) as f32", "self.decay_cap as f32"),
+    ("beta2_hat", FISHER_S, "(1.0 - before.beta2_power)", "(1.0 - now.beta2_power)"),
+    ("beta2_hat not corrected", FISHER_S, "self.beta2 * (1.0 - before.beta2_power) / (1.0 - now.beta2_power)",
+     "{ let _ = before; self.beta2 + 0.0 * now.beta2_power }"),
+    ("damping: the larger epsilon", FISHER_S, "self.eps2 * grad_rms < self.eps", "self.eps2 * grad_rms > self.eps"),
+    ("damping: RMS 0 taken literally", FISHER_S, "grad_rms == 0.0 || !smaller", "!smaller"),
+    ("damping: eps2 ignored", FISHER_S, "else { self.eps2 * grad_rms };", "else { grad_rms };"),
+    ("damping: power rho", FISHER_S, "libm::pow(eps, 2.0 * self.rho)", "libm::pow(eps, self.rho)"),
+    ("shrink: later", FISHER_S, "excess > 1.0", "excess > 1.5"),
+    ("shrink: clip multiplied", FISHER_S, ".sqrt() / self.clip;", ".sqrt() * self.clip;"),
+    ("shrink: of the sum", FISHER_S, "(sum / len as f64).sqrt()", "{ let _ = len; sum.sqrt() }"),
+    ("shrink: decay by n", FISHER_S, "shrink(decay_sum)", "{ let _ = decay_sum; shrink(natural_sum) }"),
+    # The step around the algorithms
+    ("clip without 1e-6", STEP, "const CLIP_EPS: f64 = 1e-6;", "const CLIP_EPS: f64 = 0.0;"),
+    ("clip loses NaN", STEP, "if coefficient > 1.0 { 1.0 } else { coefficient }", "coefficient.min(1.0)"),
+    ("clip scales up", STEP, "if coefficient > 1.0 { 1.0 } else { coefficient }", "coefficient"),
+    ("clip forgotten", STEP, "let scale = clip / policy.grad_scale;", "let scale = 1.0 / policy.grad_scale;"),
+    ("grad_scale forgotten", STEP, "let scale = clip / policy.grad_scale;", "let scale = clip;"),
+    ("norm of the scaled gradient", STEP, "(1.0 / policy.grad_scale) as f32", "1.0"),
+    ("infinity passes the check", STEP, "if !sum.is_finite() {", "if sum.is_nan() {"),
+    ("NaN passes the check", STEP, "if !sum.is_finite() {", "if sum == f64::INFINITY {"),
+    ("skip not counted", STEP, "self.report.skipped_steps += 1;", ""),
+    ("skip counts as a step", STEP, "self.report.skipped = true;",
+     "self.report.skipped = true; for t in &self.tasks { self.parameters[t.index].progress.step += 1; }"),
+    ("steps not counted", STEP, "self.parameters[task.index].progress = task.progress;", ""),
+    ("last chunk is whole", STEP, "(self.tensor.len - start).min(CHUNK)",
+     "(self.tensor.len - start).min(CHUNK) / 2 * 2"),
+    ("kappa of the form", OPTIMIZER, "kappa >= 0.5 *", "kappa > 0.5 *"),
+    ("form without the groups", OPTIMIZER, "seldom && self.groups.iter().all(|(_, hyper)| hyper.bounds_update())",
+     "seldom && self.groups[0].1.bounds_update()"),
+    ("first bad is the last", STEP, "pass.non_finite.get_or_insert(task.index);",
+     "pass.non_finite = Some(task.index);"),
+    # Sums
+    ("norm not scaled", NORM, " * isa.splat(self.scale)", ""),
+    ("fold of chunks: neighbours", NORM, "lanes[j] += lanes[j + width];", "lanes[j] = lanes[2 * j] + lanes[2 * j + 1];"),
+    ("fold of chunks: lanes", NORM, "partials.chunks(LANES)", "partials.chunks(LANES / 2)"),
+    ("fold of lanes: neighbours", SIMD, "lanes[i] = lanes[i] + lanes[i + vectors];",
+     "lanes[i] = lanes[2 * i] + lanes[2 * i + 1];"),
+    ("fold within a vector: neighbours", SIMD, "last[j] += last[j + width];",
+     "last[j] = last[2 * j] + last[2 * j + 1];"),
+    ("order of tensors", STEP, "tasks.iter().map(|task| fold(task, partials)).sum()",
+     "tasks.iter().rev().map(|task| fold(task, partials)).sum()"),
+    # Refusals, and what a step promises besides values
+    ("refuse: lengths", OPTIMIZER, "if found != *len {", "if found < *len {"),
+    ("refuse: types", OPTIMIZER, "if parameter.dtype != Dtype::F32 {", "if parameter.dtype == Dtype::F32 {"),
+    ("refuse: repeated", OPTIMIZER, "if pair[0].index == pair[1].index {", "if pair[0].index > pair[1].index {"),
+    ("refuse: neighbours", OPTIMIZER, "before.end > span.start", "before.end >= span.start"),
+    ("refuse: overlap by one", OPTIMIZER, "before.end > span.start", "before.end > span.start + 4"),
+    ("refuse: gradients before", OPTIMIZER, "if span.written { any } else { written }", "written"),
+    ("refuse: gradients among them", OPTIMIZER, "if span.written { any } else { written }", "any"),
+    ("refuse: long spans", OPTIMIZER, "span.end > best.end", "span.end > 0"),
+    ("refuse: bf16 spans", OPTIMIZER, "span(job.gradient, job.gradient_dtype, false)",
+     "span(job.gradient, Dtype::F32, false)"),
+    ("refuse: who is named", OPTIMIZER, "let role = if other.written", "let role = if victim.written"),
+    ("refuse: parameters of others", OPTIMIZER, "if id.owner == self.owner { Ok(id.index) } else { Err(Error::UnknownP",
+     "if id.owner != usize::MAX { Ok(id.index) } else { Err(Error::UnknownP"),
+    ("refuse: groups of others", OPTIMIZER, "if id.owner == self.owner { Ok(id.index) } else { Err(Error::UnknownG",
+     "if id.owner != usize::MAX { Ok(0) } else { Err(Error::UnknownG"),
+    ("lost is not remembered", OPTIMIZER, "self.lost = true;", ""),
+    ("a step allocates", OPTIMIZER, "self.spans.clear();", "self.spans = Vec::new();"),
+    ("learning rate comes late", OPTIMIZER, "*hyper = algorithm.resolve(group)?;",
+     "let _ = (hyper, algorithm.resolve(group)?);"),
+    ("last row left out", KERNEL, "if rest > 0 {", "if rest > 1 {"),
+]
+
+
+def copy_tree():
+    """Refreshes the copy, with new times: cargo must not take what the last mutant left for what is there now."""
+    TREE.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        if (TREE / part).is_dir():
+            shutil.rmtree(TREE / part)
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, TREE / part, copy_function=shutil.copyfile,
+                            ignore=shutil.ignore_patterns("*.safetensors"))
+        elif (ROOT / part).exists():
+            shutil.copyfile(ROOT / part, TREE / part)
+
+
+def run_tests():
+    """(built, passed, the tests that failed)"""
+    environment = os.environ | {
+        "CARGO_TARGET_DIR": str(WORK / "build"),
+        "CARGO_PROFILE_DEV_DEBUG": "0",
+        "PROPTEST_MAX_SHRINK_ITERS": "0",
+        "RUST_BACKTRACE": "0",
+        "RUSTFLAGS": "",
+    }
+    tests = [argument for test in TESTS for argument in ("--test", test)]
+    command = ["cargo", "test", "-p", "fadam", "-q", *tests]
+    options = dict(cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    build = subprocess.run([*command, "--no-run"], **options)
+    if build.returncode != 0:
+        return False, False, build.stderr
+    try:
+        run = subprocess.run(command, timeout=LIMIT, **options)
+    except subprocess.TimeoutExpired:
+        return True, False, "ran too long"
+    failed = {line.strip() for line in run.stdout.split("\nfailures:\n")[-1].splitlines() if line.startswith("    ")}
+    if run.returncode == 0:
+        return True, True, ""
+    return True, False, ", ".join(sorted(failed)) or run.stderr[-200:].strip()
+
+
+def main():
+    words = sys.argv[1:]
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant[0] for word in words)]
+    copy_tree()
+    built, passed, why = run_tests()
+    if not (built and passed):
+        sys.exit(f"the tests fail without a mutant: {why}")
+    bad = 0
+    for name, file, old, new in chosen:
+        start = time.monotonic()
+        path = TREE / file
+        original = path.read_text()
+        count = original.count(old)
+        if count != 1:
+            verdict, why = "NOT APPLICABLE", f"occurs {count} times in {file}"
+        else:
+            path.write_text(original.replace(old, new))
+            built, passed, why = run_tests()
+            path.write_text(original)
+            verdict = "DOES NOT BUILD" if not built else "SURVIVED" if passed else "killed"
+        bad += verdict != "killed"
+        detail = why if verdict == "killed" else why[-600:]
+        print(f"{verdict:8} {time.monotonic() - start:5.1f} s  {file:28} {name:36} {detail}", flush=True)
+    print(f"{len(chosen) - bad} of {len(chosen)} mutants killed")
+    sys.exit(bad != 0)
+
+
+if __name__ == "__main__":
+    main()

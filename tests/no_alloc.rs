@@ -1,0 +1,96 @@
+//! A step allocates nothing: not alone, not in a pool, whatever the algorithm and the options.
+//!
+//! The allocator is the process's, so this file has one test.
+
+mod common;
+
+use common::{algorithms, noise};
+use fadam::{NonFinite, Optimizer, Tensor, Update};
+use half::bf16;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+// SAFETY: every call is forwarded to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    work();
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+/// Steps over tensors of these lengths; how often any thread allocated in the four after the first.
+fn steps(builder: fadam::Builder, lengths: &[usize]) -> usize {
+    let mut optimizer = builder.build().unwrap();
+    let parameters: Vec<_> = lengths
+        .iter()
+        .enumerate()
+        .map(|(i, &len)| (optimizer.register(format!("p{i}"), len).unwrap(), noise(len, i as u64)))
+        .collect();
+    let mut parameters = parameters;
+    let wide: Vec<Vec<f32>> = lengths.iter().map(|&len| noise(len, 7)).collect();
+    let narrow: Vec<Vec<bf16>> =
+        wide.iter().map(|g| g.iter().map(|&g| bf16::from_f32(g)).collect()).collect();
+    let mut updates: Vec<Update<'_>> = parameters
+        .iter_mut()
+        .enumerate()
+        .map(|(i, (id, p))| {
+            let g: Tensor<'_> = if i % 2 == 0 { (&wide[i]).into() } else { (&narrow[i]).into() };
+            Update::new(*id, p, g)
+        })
+        .collect();
+    optimizer.step(&mut updates).unwrap();
+    let some = updates.len() / 2;
+    allocations(|| {
+        for _ in 0..2 {
+            updates.reverse();
+            optimizer.step(&mut updates).unwrap();
+            optimizer.step(&mut updates[..some]).unwrap(); // another subset
+            optimizer.report().unwrap();
+        }
+    })
+}
+
+#[test]
+fn a_step_allocates_nothing() {
+    assert!(allocations(|| drop(std::hint::black_box(vec![1]))) > 0, "the allocator does not count");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    // A thread allocates when it steals for the first time: let each have done so.
+    pool.broadcast(|_| std::thread::yield_now());
+    pool.install(|| (0..100).for_each(|_| drop(rayon::join(|| noise(1000, 1), || noise(1000, 2)))));
+    for algorithm in algorithms() {
+        for norms in [false, true] {
+            for policy in [NonFinite::Skip, NonFinite::Propagate] {
+                let builder = || Optimizer::builder(algorithm).norms(norms).non_finite(policy);
+                assert_eq!(steps(builder(), &[7, 0, 300, 5000]), 0, "{algorithm:?}");
+                assert_eq!(steps(builder().max_grad_norm(0.1), &[7, 0, 300]), 0, "{algorithm:?}");
+                let large = || steps(builder().max_grad_norm(0.1), &[70_000, 3, 40_000, 4096]);
+                assert_eq!(pool.install(large), 0, "{algorithm:?} in a pool");
+            }
+        }
+    }
+}
