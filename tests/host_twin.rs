@@ -11,7 +11,10 @@ mod args;
 mod trajectories;
 
 use args::*;
-use fadam::{Adam, Algorithm, Decay, FAdam, FisherAdam, Group, NonFinite, Simd};
+use fadam::{
+    Adam, Algorithm, Decay, Device, EmpiricalFisher, FAdam, FisherAdam, FisherPower, Group, NonFinite, Simd,
+    natural_gradient_step,
+};
 use trajectories::{Gradient, Inputs, Outcome, Trajectory};
 
 #[link(name = "fadam_host_twin", kind = "static")]
@@ -75,6 +78,16 @@ unsafe extern "C" {
         f: *const f32,
         p: *mut f32,
         m: *mut f32,
+    );
+    fn twin_fisher_accumulate(n: usize, g: *const f32, sum: *mut f64);
+    fn twin_natural_gradient(
+        n: usize,
+        p: *mut f32,
+        g: *const f32,
+        fisher: *const f32,
+        neg_lr: f32,
+        damping: f32,
+        root: bool,
     );
 }
 
@@ -484,4 +497,57 @@ fn fadam_has_the_kernels_bits() {
 #[test]
 fn fisher_adam_has_the_kernels_bits() {
     same_bits(trajectories::fisher_adam());
+}
+
+/// The steps of a trajectory serve as samples, its tensors one by one as parameters.
+#[test]
+fn empirical_fisher_and_natural_gradient_have_the_kernels_bits() {
+    let names = ["adam", "adam_bf16", "adam_l2_extreme", "adam_l2_wild", "adamw_eps_zero_no_gradient"];
+    let all = trajectories::adam();
+    for t in names.map(|name| all.iter().find(|t| t.name == name).unwrap()) {
+        let inputs = t.inputs();
+        for (tensor, start) in inputs.parameters.iter().enumerate().filter(|(_, p)| !p.is_empty()) {
+            let n = start.len();
+            let mut library = EmpiricalFisher::new(Device::Cpu, n);
+            let mut sum = vec![0.0_f64; n];
+            for gradients in &inputs.gradients {
+                let gradient = gradients[tensor].as_ref().unwrap();
+                match gradient {
+                    Gradient::F32(g) => library.add(g).unwrap(),
+                    Gradient::Bf16(g) => library.add(g).unwrap(),
+                }
+                // SAFETY: both have n elements.
+                unsafe { twin_fisher_accumulate(n, widened(gradient).as_ptr(), sum.as_mut_ptr()) };
+            }
+            let samples = inputs.gradients.len() as f64;
+            let fisher: Vec<f32> = sum.iter().map(|sum| (sum / samples) as f32).collect();
+            let (mut here, mut there) = (Outcome::default(), Outcome::default());
+            here.floats("diagonal".into(), &library.diagonal());
+            there.floats("diagonal".into(), &fisher);
+            let gradient = inputs.gradients[0][tensor].as_ref().unwrap();
+            for (power, root) in [(FisherPower::One, false), (FisherPower::Half, true)] {
+                for damping in [0.0, 1e-4] {
+                    let (mut p, mut q) = (start.clone(), start.clone());
+                    match gradient {
+                        Gradient::F32(g) => {
+                            natural_gradient_step(Device::Cpu, &mut p, g, &fisher, 0.1, power, damping)
+                        }
+                        Gradient::Bf16(g) => {
+                            natural_gradient_step(Device::Cpu, &mut p, g, &fisher, 0.1, power, damping)
+                        }
+                    }
+                    .unwrap();
+                    let g = widened(gradient);
+                    let (neg_lr, d) = (-0.1_f64 as f32, damping as f32);
+                    // SAFETY: all have n elements.
+                    unsafe {
+                        twin_natural_gradient(n, q.as_mut_ptr(), g.as_ptr(), fisher.as_ptr(), neg_lr, d, root)
+                    };
+                    here.floats(format!("{power:?}, damping {damping}"), &p);
+                    there.floats(format!("{power:?}, damping {damping}"), &q);
+                }
+            }
+            here.assert_same_bits(&there, &format!("{}, tensor {tensor}", t.name));
+        }
+    }
 }

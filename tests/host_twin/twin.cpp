@@ -93,4 +93,13 @@ void twin_fisher_adam_apply(const FisherAdamStep *k, const FisherAdamDamping *da
     for (size_t i = 0; i < n; i++) fisher_adam_apply(*k, *damping, *clip, grad[i], f[i], p + i, m + i);
 }
 
+void twin_fisher_accumulate(size_t n, const float *g, double *sum) {
+    for (size_t i = 0; i < n; i++) sum[i] = fisher_accumulate(sum[i], g[i]);
+}
+
+void twin_natural_gradient(size_t n, float *p, const float *g, const float *fisher, float neg_lr, float damping,
+                           bool root) {
+    for (size_t i = 0; i < n; i++) p[i] = natural_gradient(p[i], g[i], fisher[i], neg_lr, damping, root);
+}
+
 }
