@@ -377,8 +377,13 @@ impl Optimizer {
     /// [`Error::Hyperparameter`].
     pub fn set_grad_scale(&mut self, grad_scale: f64) -> Result<(), Error> {
         positive("grad_scale", grad_scale)?;
-        let inverse_fits = ((1.0 / grad_scale) as f32).is_finite();
-        check(inverse_fits, "grad_scale", grad_scale, "a number whose inverse is within f32's range")?;
+        let inverse = (1.0 / grad_scale) as f32;
+        check(
+            inverse.is_finite() && inverse > 0.0,
+            "grad_scale",
+            grad_scale,
+            "a number whose inverse is within f32's range",
+        )?;
         self.policy.grad_scale = grad_scale;
         Ok(())
     }
@@ -414,6 +419,7 @@ impl Optimizer {
     /// Checks each update alone and puts them in the order of registration.
     fn collect(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.jobs.clear();
+        let mut surplus = None;
         for update in updates {
             let index = self.parameter_index(update.id)?;
             let Parameter { name, len, group } = &self.parameters[index];
@@ -432,7 +438,8 @@ impl Optimizer {
                 });
             }
             if self.jobs.len() == self.parameters.len() {
-                return Err(Error::RepeatedParameter { name: name.clone() }); // before the scratch would grow
+                surplus = Some(index); // one of them is repeated; the scratch must not grow
+                break;
             }
             self.jobs.push(Job {
                 index,
@@ -444,12 +451,11 @@ impl Optimizer {
             });
         }
         self.jobs.sort_unstable_by_key(|job| job.index);
-        for pair in self.jobs.windows(2) {
-            if pair[0].index == pair[1].index {
-                return Err(Error::RepeatedParameter { name: self.parameters[pair[0].index].name.clone() });
-            }
+        let repeated = self.jobs.windows(2).find(|pair| pair[0].index == pair[1].index);
+        match repeated.map(|pair| pair[0].index).or(surplus) {
+            Some(index) => Err(Error::RepeatedParameter { name: self.parameters[index].name.clone() }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// No parameter may share memory with another tensor of the step. Gradients may share memory with each other.

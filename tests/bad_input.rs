@@ -111,7 +111,6 @@ fn a_parameter_takes_part_once() {
 }
 
 #[test]
-#[ignore = "known fault: with more updates than parameters the message names the last update, not the repeated one"]
 fn a_repeated_parameter_is_named_in_a_step_that_is_too_long() {
     let mut model = model();
     let error = refused(&mut model, |m| {
