@@ -308,7 +308,7 @@ impl Values {
     fn draw(self, random: u64, tensor: usize, gradient: bool) -> f32 {
         match self {
             Self::SmallGradients if gradient => float(random, -20, -12),
-            Self::SomeSmallGradients if gradient && tensor % 3 == 0 => float(random, -20, -12),
+            Self::SomeSmallGradients if gradient && tensor.is_multiple_of(3) => float(random, -20, -12),
             Self::ZeroGradients if gradient => 0.0,
             Self::Extreme if random >> 61 == 0 => f32::from_bits(random as u32 & 0x8000_0000),
             // 74 000 squares of 2^100 at most: far from the largest f64, and a chunk's 4096 from the largest f32.
@@ -351,7 +351,7 @@ impl Trajectory {
             let narrow = match self.gradients {
                 Gradients::F32 => false,
                 Gradients::Bf16 => true,
-                Gradients::Mixed => tensor % 2 == 0,
+                Gradients::Mixed => tensor.is_multiple_of(2),
             };
             Some(if narrow {
                 Gradient::Bf16(values.iter().map(|x| bf16::from_bits((x.to_bits() >> 16) as u16)).collect())
