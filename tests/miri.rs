@@ -4,7 +4,10 @@
 
 mod trajectories;
 
-use fadam::{Adam, Device, Dtype, FAdam, Optimizer, Simd, Tensor, TensorMut, Update, global_norm};
+use fadam::{
+    Adam, Device, Dtype, EmpiricalFisher, FAdam, FisherPower, Optimizer, Simd, Tensor, TensorMut, Update,
+    global_norm, natural_gradient_step,
+};
 use half::bf16;
 use rayon::ThreadPoolBuilder;
 use trajectories::Trajectory;
@@ -92,4 +95,19 @@ fn raw_views_and_shared_gradients() {
     }
     assert!(memory.iter().all(|&p| p == memory[0] && p < 0.0));
     assert_eq!(Tensor::from(&gradient).dtype(), Dtype::Bf16);
+}
+
+#[test]
+fn empirical_fisher_and_natural_gradient() {
+    let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    let len = 4096 + 130; // two chunks, the second with a short last row
+    let (mut parameter, gradient) = (vec![1.0_f32; len + 1], vec![bf16::ONE; len + 1]);
+    pool.install(|| {
+        let mut fisher = EmpiricalFisher::new(Device::Cpu, len);
+        fisher.add(&gradient[1..]).unwrap();
+        let (diagonal, parameter) = (fisher.diagonal(), &mut parameter[1..]);
+        natural_gradient_step(Device::Cpu, parameter, &gradient[1..], &diagonal, 0.5, FisherPower::One, 0.0)
+    })
+    .unwrap();
+    assert!(parameter[0] == 1.0 && parameter[1..].iter().all(|&p| p == 0.5));
 }
