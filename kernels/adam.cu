@@ -10,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) adam_finali
     for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
         const Task &task = global<const Task>(args.tasks)[i];
         const AdamHyper &hyper = global<const AdamHyper>(args.hypers)[task.group];
-        Progress &progress = global<Progress>(args.progress)[task.parameter_index];
+        Progress &progress = record_of(args, i).progress;
         advance(progress, hyper.beta1, hyper.beta2);
         global<AdamStep>(args.scalars)[i] = adam_scalars(hyper, progress, grad_scale);
 #if FADAM_NORMS

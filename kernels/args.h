@@ -101,7 +101,8 @@ struct Task {
     unsigned long long exp_avg, exp_avg_sq, max_exp_avg_sq; /* the last one with FADAM_AMSGRAD alone, else 0 */
     unsigned long long len;
     unsigned long long first_chunk; /* this tensor's first chunk in the row; an empty tensor has none */
-    unsigned int parameter_index;   /* in the order of registration: of its Progress and its norms */
+    unsigned long long record;      /* Record, of the parameter */
+    unsigned int parameter_index;   /* in the order of registration */
     unsigned int group;
     unsigned int flags;
 };
@@ -122,10 +123,11 @@ struct FisherAdamScalars {
     struct FisherAdamClip clip;
 };
 
-/* Norms of one parameter in the last step that it took part in. */
-struct ParameterNorms {
-    double grad, update, parameter;
-    unsigned long long known; /* 0 before that */
+/* What the device keeps of one parameter besides its moments. */
+struct Record {
+    struct Progress progress;
+    double grad_norm, update_norm, parameter_norm; /* of the last step that it took part in, with FADAM_NORMS */
+    unsigned long long norms_known;                /* 0 before that */
 };
 
 /* What a step found out and decided; the host reads it when it likes. */
@@ -148,11 +150,9 @@ struct StepArgs {
     unsigned long long chunks;
     unsigned long long settings;    /* Settings */
     unsigned long long hypers;      /* AdamHyper, FAdamHyper or FisherAdamHyper, by group */
-    unsigned long long progress;    /* Progress, by parameter */
     unsigned long long scalars;     /* AdamStep, FAdamStep or FisherAdamScalars, by task */
     unsigned long long partials[3]; /* float[chunks]: sums of g^2; of delta^2, n^2 or m^2; of theta^2 or w^2 */
     unsigned long long sums;        /* double[3][task_count], folded from the partials */
-    unsigned long long norms;       /* ParameterNorms, by parameter; 0 without FADAM_NORMS */
     unsigned long long control;     /* Control */
 };
 

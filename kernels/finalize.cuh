@@ -35,6 +35,10 @@ __device__ __forceinline__ double *sums_of(const StepArgs &args, unsigned int sl
 
 __device__ __forceinline__ Control *control_of(const StepArgs &args) { return global<Control>(args.control); }
 
+__device__ __forceinline__ Record &record_of(const StepArgs &args, u64 task) {
+    return *global<Record>(global<const Task>(args.tasks)[task].record);
+}
+
 /// The sum over each tensor, a warp a tensor, into `sums`. The block must meet at a barrier before it reads them.
 __device__ __forceinline__ void fold_tasks(const StepArgs &args, unsigned int slot) {
     const Task *tasks = global<const Task>(args.tasks);
@@ -108,8 +112,7 @@ __device__ __forceinline__ double advance(Progress &progress, double beta1, doub
 /// Norms of each tensor's gradient, from the pass before the step.
 __device__ __forceinline__ void keep_gradient_norm(const StepArgs &args, u64 i) {
     if (!global<const Settings>(args.settings)->reads_gradients) return;
-    ParameterNorms &norms = global<ParameterNorms>(args.norms)[global<const Task>(args.tasks)[i].parameter_index];
-    norms.grad = sqrt(sums_of(args, 0)[i]);
+    record_of(args, i).grad_norm = sqrt(sums_of(args, 0)[i]);
 }
 
 /// Norms from the sums that a sweep with norms has left: of delta in slot 1, of theta in slot 2 and, where no pass over
@@ -122,13 +125,12 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) keep_norms(
     fold_tasks(args, 1);
     fold_tasks(args, 2);
     __syncthreads();
-    const Task *tasks = global<const Task>(args.tasks);
     for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
-        ParameterNorms &norms = global<ParameterNorms>(args.norms)[tasks[i].parameter_index];
-        norms.update = sqrt(sums_of(args, 1)[i]);
-        norms.parameter = sqrt(sums_of(args, 2)[i]);
-        if (with_gradients) norms.grad = sqrt(sums_of(args, 0)[i]);
-        norms.known = 1;
+        Record &record = record_of(args, i);
+        record.update_norm = sqrt(sums_of(args, 1)[i]);
+        record.parameter_norm = sqrt(sums_of(args, 2)[i]);
+        if (with_gradients) record.grad_norm = sqrt(sums_of(args, 0)[i]);
+        record.norms_known = 1;
     }
     if (threadIdx.x == 0) {
         control.update_norm = sqrt(total(args, 1));

@@ -11,7 +11,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fisher_adam
     for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
         const Task &task = global<const Task>(args.tasks)[i];
         const FisherAdamHyper &hyper = global<const FisherAdamHyper>(args.hypers)[task.group];
-        Progress &progress = global<Progress>(args.progress)[task.parameter_index];
+        Progress &progress = record_of(args, i).progress;
         double previous = advance(progress, hyper.beta1, hyper.beta2);
         double grad_rms = sqrt(sums_of(args, 0)[i] / (double)task.len) * clip;
         FisherAdamScalars &scalars = global<FisherAdamScalars>(args.scalars)[i];
