@@ -160,11 +160,19 @@ impl Order {
         Ok(Guards::default())
     }
 
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn into_stream(self) -> Option<Arc<cuda::cudarc::driver::CudaStream>> {
+        self.stream
+    }
+
     /// Whether all of it worked.
     pub(crate) fn check(&self) -> Result<(), Error> {
         #[cfg(feature = "cuda")]
         if let Some(stream) = &self.stream {
-            return stream.context().check_err().map_err(cuda::driver_error("ordering the tensors' next uses"));
+            return stream
+                .context()
+                .check_err()
+                .map_err(cuda::driver_error("ordering the tensors' next uses"));
         }
         Ok(())
     }
@@ -184,7 +192,12 @@ pub(crate) enum Target {
 }
 
 impl Backend {
-    pub(crate) fn new(target: Target, simd: Option<Simd>, algorithm: &Algorithm, norms: bool) -> Result<Self, Error> {
+    pub(crate) fn new(
+        target: Target,
+        simd: Option<Simd>,
+        algorithm: &Algorithm,
+        norms: bool,
+    ) -> Result<Self, Error> {
         #[cfg(not(feature = "cuda"))]
         let _ = (algorithm, norms);
         match target {
@@ -229,7 +242,11 @@ impl Backend {
     }
 
     /// Tells the device of new hyper-parameters, so that a graph that it replays knows them.
-    pub(crate) fn change_settings(&mut self, groups: &[(Group, Hyper)], policy: &Policy) -> Result<(), Error> {
+    pub(crate) fn change_settings(
+        &mut self,
+        groups: &[(Group, Hyper)],
+        policy: &Policy,
+    ) -> Result<(), Error> {
         match self {
             Self::Cpu(_) => {
                 let _ = (groups, policy); // they come with each step

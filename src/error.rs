@@ -170,14 +170,12 @@ impl fmt::Display for Error {
             Self::Capture { reason } => write!(f, "cannot be captured into a CUDA graph: {reason}"),
             Self::Compile { source, log } => write!(f, "NVRTC cannot compile {source}: {log}"),
             #[cfg(feature = "cuda")]
-            Self::Cuda { doing, error } => {
-                match (error.error_name(), error.error_string()) {
-                    (Ok(name), Ok(text)) => {
-                        write!(f, "{doing} failed: {} ({})", text.to_string_lossy(), name.to_string_lossy())
-                    }
-                    _ => write!(f, "{doing} failed: CUDA error {}", error.0 as u32),
+            Self::Cuda { doing, error } => match (error.error_name(), error.error_string()) {
+                (Ok(name), Ok(text)) => {
+                    write!(f, "{doing} failed: {} ({})", text.to_string_lossy(), name.to_string_lossy())
                 }
-            }
+                _ => write!(f, "{doing} failed: CUDA error {}", error.0 as u32),
+            },
             #[cfg(feature = "candle")]
             Self::Candle(error) => write!(f, "candle: {error}"),
         }

@@ -189,7 +189,8 @@ pub(crate) fn refuse_aliases(
     like: &Tensor<'_>,
 ) -> Result<(), Error> {
     let f32s = like.len * Dtype::F32.size();
-    let sides = [(gradient, like.len * like.dtype.size(), "its gradient"), (fisher, f32s, "its Fisher diagonal")];
+    let sides =
+        [(gradient, like.len * like.dtype.size(), "its gradient"), (fisher, f32s, "its Fisher diagonal")];
     for (at, bytes, role) in sides {
         if parameter < at + bytes && at < parameter + f32s {
             return Err(Error::Aliased { name: NAME.into(), other: role.into() });

@@ -603,6 +603,18 @@ impl Optimizer {
         self.backend.state(index)
     }
 
+    /// Where parameters have to be.
+    #[cfg(feature = "candle")]
+    pub(crate) fn location(&self) -> crate::tensor::Location {
+        self.backend.location()
+    }
+
+    /// The stream that steps run on, on a GPU.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn stream(&self) -> Option<std::sync::Arc<crate::cuda::cudarc::driver::CudaStream>> {
+        self.backend.order().into_stream()
+    }
+
     fn parameter_index(&self, id: ParameterId) -> Result<usize, Error> {
         if id.owner == self.owner { Ok(id.index) } else { Err(Error::UnknownParameter { index: id.index }) }
     }

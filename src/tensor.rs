@@ -1,8 +1,8 @@
 //! Borrowed views of the caller's memory: where it is, how long, of which type. No arithmetic.
 
+use crate::Error;
 #[cfg(feature = "cuda")]
 use crate::cuda::{ContextId, Source, Target};
-use crate::Error;
 use half::bf16;
 use std::fmt;
 use std::marker::PhantomData;
@@ -103,22 +103,30 @@ impl OnDevice for Source {
     }
 }
 
-impl<H, D: OnDevice> Place<H, D> {
+impl Location {
     /// # Errors
     /// [`Error::Device`] where it is not `expected`.
-    pub(crate) fn check(&self, expected: Location, name: &str) -> Result<(), Error> {
-        let found = match self {
-            Self::Host(_) => Location::Cpu,
-            Self::Cuda(device) => device.location(),
-        };
-        if found == expected {
+    pub(crate) fn check(self, expected: Self, name: &str) -> Result<(), Error> {
+        if self == expected {
             return Ok(());
         }
-        let (expected, mut found) = (expected.to_string(), found.to_string());
+        let (expected, mut found) = (expected.to_string(), self.to_string());
         if found == expected {
             found = format!("another context of {found}");
         }
         Err(Error::Device { name: name.into(), expected, found })
+    }
+}
+
+impl<H, D: OnDevice> Place<H, D> {
+    /// # Errors
+    /// [`Error::Device`] where it is not `expected`.
+    pub(crate) fn check(&self, expected: Location, name: &str) -> Result<(), Error> {
+        match self {
+            Self::Host(_) => Location::Cpu,
+            Self::Cuda(device) => device.location(),
+        }
+        .check(expected, name)
     }
 }
 

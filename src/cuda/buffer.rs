@@ -63,7 +63,9 @@ impl Buffer {
         self.stream.context().bind_to_thread()?;
         if len > 0 {
             // SAFETY: the range lies within the buffer, and `T` is any bytes; the copy ends before `into` is used again.
-            unsafe { result::memcpy_dtoh_async(into, self.address + offset as u64, self.stream.cu_stream()) }?;
+            unsafe {
+                result::memcpy_dtoh_async(into, self.address + offset as u64, self.stream.cu_stream())
+            }?;
         }
         self.stream.synchronize()
     }

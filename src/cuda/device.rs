@@ -95,8 +95,9 @@ pub fn kernels(ordinal: usize) -> Result<Vec<KernelInfo>, Error> {
         let module = Module::load(stream.context(), source)?;
         for &name in source.entries() {
             let function = module.function(name)?;
-            let attribute =
-                |attribute| function.get_attribute(attribute).map_err(driver_error("asking for a kernel's registers"));
+            let attribute = |attribute| {
+                function.get_attribute(attribute).map_err(driver_error("asking for a kernel's registers"))
+            };
             kernels.push(KernelInfo {
                 name,
                 variant: format!("{source:?}"),

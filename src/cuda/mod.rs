@@ -22,12 +22,12 @@ pub(crate) use norm::global_norm;
 pub(crate) use probe::{Unusable, driver};
 pub(crate) use tensor::{ContextId, Source, Target, borrow};
 
+use crate::algorithm::Hyper;
 use crate::args::{Control, Progress, Record, Settings, Task};
 use crate::backend::{Failure, Job, NotFinite};
 use crate::optimizer::{Group, Policy};
 use crate::{Algorithm, Error, NonFinite, Norms, Report, State};
 use buffer::{Buffer, Pinned};
-use crate::algorithm::Hyper;
 use cudarc::driver::sys::{CUresult, CUstreamCaptureStatus};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError};
 use std::sync::Arc;
@@ -168,13 +168,18 @@ impl Cuda {
 
     /// Whether the stream is recording a graph.
     fn capturing(&self) -> Result<bool, Error> {
-        let status = self.stream.capture_status().map_err(driver_error("asking whether a graph is captured"))?;
+        let status =
+            self.stream.capture_status().map_err(driver_error("asking whether a graph is captured"))?;
         Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
     /// Sends changed hyper-parameters to the device, in the stream's order, so that a graph replayed from now on sees
     /// them.
-    pub(crate) fn change_settings(&mut self, groups: &[(Group, Hyper)], policy: &Policy) -> Result<(), Error> {
+    pub(crate) fn change_settings(
+        &mut self,
+        groups: &[(Group, Hyper)],
+        policy: &Policy,
+    ) -> Result<(), Error> {
         let capturing = self.capturing()?;
         let settings = Settings {
             grad_scale: policy.grad_scale,
@@ -209,7 +214,8 @@ impl Cuda {
         if capturing {
             self.captured = true;
         } else {
-            self.copy_control().map_err(|error| Failure::Midway(driver_error("copying the report")(error)))?;
+            self.copy_control()
+                .map_err(|error| Failure::Midway(driver_error("copying the report")(error)))?;
         }
         Ok(None)
     }
@@ -281,12 +287,8 @@ impl Cuda {
         let not_finite = self.unreported(&control);
         let skipped = control.skipped != 0;
         let unless_skipped = |known: bool, figure: f64| (known && !skipped).then_some(figure);
-        let mut report = Report {
-            step: control.step,
-            skipped,
-            skipped_steps: control.skipped_steps,
-            ..Report::default()
-        };
+        let mut report =
+            Report { step: control.step, skipped, skipped_steps: control.skipped_steps, ..Report::default() };
         if control.step > 0 {
             report.grad_norm = self.figures.grad_norm.then_some(control.grad_norm);
             report.clip_coefficient = unless_skipped(true, control.clip_coefficient);

@@ -1,7 +1,7 @@
 //! From kernel sources to functions on a device: compiled once a process and architecture, loaded once a context.
 
-use super::nvrtc::{Nvrtc, Output};
 use super::driver_error;
+use super::nvrtc::{Nvrtc, Output};
 use crate::Error;
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError};
@@ -159,7 +159,8 @@ impl Module {
         if let Some(module) = loaded.get(&key).and_then(Weak::upgrade) {
             return Ok(Self { module });
         }
-        let (major, minor) = context.compute_capability().map_err(driver_error("asking for the device's architecture"))?;
+        let (major, minor) =
+            context.compute_capability().map_err(driver_error("asking for the device's architecture"))?;
         let capability = 10 * major + minor;
         let ptx = source.compile(capability, Output::Ptx)?;
         let module = match context.load_module(Ptx::from_binary(ptx.to_vec())) {

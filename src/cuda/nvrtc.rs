@@ -58,13 +58,8 @@ const REMEDY: &str = "`pip install nvidia-cuda-nvrtc` (or nvidia-cuda-nvrtc-cu12
 
 /// Exact arithmetic, and no header is looked for. `--fmad=false` also keeps the assembler from fusing: it makes NVRTC
 /// emit instructions that are rounded by name.
-const OPTIONS: [&CStr; 5] = [
-    c"--fmad=false",
-    c"--prec-div=true",
-    c"--prec-sqrt=true",
-    c"--ftz=false",
-    c"--std=c++17",
-];
+const OPTIONS: [&CStr; 5] =
+    [c"--fmad=false", c"--prec-div=true", c"--prec-sqrt=true", c"--ftz=false", c"--std=c++17"];
 
 impl Nvrtc {
     /// # Errors

@@ -105,7 +105,10 @@ fn ask() -> Result<(), Unusable> {
     match call("cuInit", Argument::Flags(0)) {
         SUCCESS => {}
         NO_DEVICE => {
-            return absent("an NVIDIA GPU", "the driver finds no device; check CUDA_VISIBLE_DEVICES, or use the CPU");
+            return absent(
+                "an NVIDIA GPU",
+                "the driver finds no device; check CUDA_VISIBLE_DEVICES, or use the CPU",
+            );
         }
         STUB_LIBRARY => {
             return Err(Unusable::Broken {
@@ -127,7 +130,10 @@ fn ask() -> Result<(), Unusable> {
         return Err(Unusable::Broken { what, remedy: UPDATE });
     }
     if call("cuDeviceGetCount", Argument::Out(&mut count)) != SUCCESS || count == 0 {
-        return absent("an NVIDIA GPU", "the driver finds no device; check CUDA_VISIBLE_DEVICES, or use the CPU");
+        return absent(
+            "an NVIDIA GPU",
+            "the driver finds no device; check CUDA_VISIBLE_DEVICES, or use the CPU",
+        );
     }
     std::mem::forget(library); // cudarc keeps it open too; unloading a driver is asking for trouble
     Ok(())
@@ -142,9 +148,9 @@ enum Argument<'a> {
 pub(super) fn open(names: &[&str], versions: &[&str]) -> Option<Library> {
     use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
     let bare = names.iter().map(|name| format!("{DLL_PREFIX}{name}{DLL_SUFFIX}"));
-    let versioned = names
-        .iter()
-        .flat_map(|name| versions.iter().map(move |version| format!("{DLL_PREFIX}{name}{DLL_SUFFIX}.{version}")));
+    let versioned = names.iter().flat_map(|name| {
+        versions.iter().map(move |version| format!("{DLL_PREFIX}{name}{DLL_SUFFIX}.{version}"))
+    });
     // SAFETY: loading runs the library's initialisers; it is the vendor's, found by the system's own search path.
     bare.chain(versioned).find_map(|file| unsafe { Library::new(file) }.ok())
 }

@@ -7,7 +7,9 @@ use crate::backend::Failure;
 use crate::optimizer::Policy;
 use crate::{Algorithm, Error};
 use cudarc::driver::sys::CUdevice_attribute;
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
+};
 use std::sync::Arc;
 
 /// A kernel that walks over chunks, a warp a chunk, in a grid that fills the device.
@@ -43,7 +45,12 @@ impl Sweep {
     }
 
     /// Launches it over `warps` warps of work, of which there is at least one.
-    pub(super) fn launch<T: DeviceRepr>(&self, stream: &CudaStream, args: &T, warps: u64) -> Result<(), DriverError> {
+    pub(super) fn launch<T: DeviceRepr>(
+        &self,
+        stream: &CudaStream,
+        args: &T,
+        warps: u64,
+    ) -> Result<(), DriverError> {
         let blocks = warps.div_ceil(u64::from(FADAM_SWEEP_THREADS / FADAM_WARP)).min(self.resident);
         launch(stream, &self.function, args, blocks as u32, FADAM_SWEEP_THREADS)
     }
@@ -86,12 +93,26 @@ pub(super) struct Kernels {
 enum Rest {
     /// One sweep: Adam, and FAdam without κ.
     Direct(Sweep),
-    FAdam { fadam: Sweep, moments: Sweep, decide: Finalize, apply: Sweep, correct: Sweep },
-    FisherAdam { sums: Sweep, decide: Finalize, apply: Sweep },
+    FAdam {
+        fadam: Sweep,
+        moments: Sweep,
+        decide: Finalize,
+        apply: Sweep,
+        correct: Sweep,
+    },
+    FisherAdam {
+        sums: Sweep,
+        decide: Finalize,
+        apply: Sweep,
+    },
 }
 
 impl Kernels {
-    pub(super) fn load(context: &Arc<CudaContext>, algorithm: &Algorithm, norms: bool) -> Result<Self, Error> {
+    pub(super) fn load(
+        context: &Arc<CudaContext>,
+        algorithm: &Algorithm,
+        norms: bool,
+    ) -> Result<Self, Error> {
         let source = match algorithm {
             Algorithm::Adam(_) => Source::Adam { norms },
             Algorithm::FAdam(fadam) => Source::FAdam { norms, kappa: fadam.kappa.is_some() },
@@ -138,7 +159,12 @@ impl Kernels {
 
     /// Launches a step: three kernels for Adam with clipping or the finite check, five at most for FAdam with κ and for
     /// FisherAdam, one more with norms.
-    pub(super) fn launch(&self, stream: &CudaStream, args: &StepArgs, policy: &Policy) -> Result<(), Failure> {
+    pub(super) fn launch(
+        &self,
+        stream: &CudaStream,
+        args: &StepArgs,
+        policy: &Policy,
+    ) -> Result<(), Failure> {
         let untouched = |error| Failure::Untouched(driver_error("launching a kernel")(error));
         let midway = |error| Failure::Midway(driver_error("launching a kernel")(error));
         let sweep = |kernel: &Sweep| match args.chunks {

@@ -5,8 +5,8 @@ use super::buffer::{Buffer, Plain};
 use super::driver_error;
 use crate::algorithm::Hyper;
 use crate::args::{
-    AdamStep, Control, FADAM_CHUNK, FADAM_TASK_BF16_GRADIENT, FADAM_TASK_VECTOR, FAdamStep, FisherAdamScalars, Settings,
-    StepArgs, Task,
+    AdamStep, Control, FADAM_CHUNK, FADAM_TASK_BF16_GRADIENT, FADAM_TASK_VECTOR, FAdamStep,
+    FisherAdamScalars, Settings, StepArgs, Task,
 };
 use crate::{Dtype, Error};
 use cudarc::driver::CudaStream;
@@ -199,7 +199,9 @@ impl Tables {
 /// A struct's bytes, padding included.
 fn append<T: Plain>(bytes: &mut Vec<MaybeUninit<u8>>, value: &T) {
     // SAFETY: any memory may be seen as bytes that may not be initialised.
-    bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) });
+    bytes.extend_from_slice(unsafe {
+        std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>())
+    });
 }
 
 /// The flags of a tensor whose arrays lie at these addresses, besides moments, which are aligned.

@@ -5,7 +5,8 @@ use crate::optimizer::Update;
 use crate::tensor::{Location, OnDevice, Place};
 use crate::{Element, Error, Tensor, TensorMut};
 use cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop,
+    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice,
+    SyncOnDrop,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -167,7 +168,11 @@ impl Tensor<'_> {
     /// # Safety
     /// `len` elements of `T` lie at `address` in `context`, valid until the optimizer's stream has run the step that the
     /// view is used in (and every replay of a graph that captured it), and nothing writes them meanwhile.
-    pub unsafe fn from_device_address<T: Element>(address: u64, len: usize, context: &Arc<CudaContext>) -> Self {
+    pub unsafe fn from_device_address<T: Element>(
+        address: u64,
+        len: usize,
+        context: &Arc<CudaContext>,
+    ) -> Self {
         Self::on_device(Source::Address(address, ContextId::of(context)), len, T::DTYPE)
     }
 }
@@ -177,7 +182,11 @@ impl TensorMut<'_> {
     ///
     /// # Safety
     /// As there, and nothing else reads or writes the memory meanwhile.
-    pub unsafe fn from_device_address<T: Element>(address: u64, len: usize, context: &Arc<CudaContext>) -> Self {
+    pub unsafe fn from_device_address<T: Element>(
+        address: u64,
+        len: usize,
+        context: &Arc<CudaContext>,
+    ) -> Self {
         Self::on_device(Target::Address(address, ContextId::of(context)), len, T::DTYPE)
     }
 }
@@ -191,7 +200,9 @@ pub(crate) fn borrow<'a>(
 ) -> Result<Vec<SyncOnDrop<'a>>, Error> {
     let mut guards = Vec::with_capacity(2 * updates.len());
     for (index, update) in updates.iter_mut().enumerate() {
-        let (Place::Cuda(target), Place::Cuda(source)) = (&mut update.parameter.place, &update.gradient.place) else {
+        let (Place::Cuda(target), Place::Cuda(source)) =
+            (&mut update.parameter.place, &update.gradient.place)
+        else {
             continue; // refused by the caller
         };
         let ((parameter, written), (gradient, read)) = (target.write(stream), source.read(stream));

@@ -5,7 +5,8 @@
 #![allow(dead_code, unreachable_pub)] // a module of several tests, none of which uses all of it
 
 use fadam::{
-    Adam, Algorithm, Builder, Error, FAdam, FisherAdam, Group, NonFinite, Optimizer, Simd, Tensor, TensorMut, Update,
+    Adam, Algorithm, Builder, Error, FAdam, FisherAdam, Group, NonFinite, Optimizer, Simd, Tensor, TensorMut,
+    Update,
 };
 use half::bf16;
 
@@ -390,9 +391,8 @@ impl Trajectory {
 
     /// Runs the library over the trajectory where `home` is.
     pub fn replay_on<H: Home>(&self, home: &H, inputs: &Inputs, offset: usize) -> Outcome {
-        let mut builder = home.builder(
-            Optimizer::builder(self.algorithm).non_finite(self.non_finite).norms(self.norms),
-        );
+        let mut builder =
+            home.builder(Optimizer::builder(self.algorithm).non_finite(self.non_finite).norms(self.norms));
         if let Some(max) = self.max_grad_norm {
             builder = builder.max_grad_norm(max);
         }
