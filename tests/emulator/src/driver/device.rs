@@ -74,7 +74,7 @@ impl Driver {
     fn attribute(&self, attribute: i32, ordinal: i32) -> Result<i32> {
         let device = self.device(ordinal)?;
         Ok(match attribute {
-            1..=3 => [THREADS as i32, THREADS as i32, THREADS as i32][attribute as usize - 1],
+            1..=3 => THREADS as i32,
             4 => 64,                                         // MAX_BLOCK_DIM_Z
             5 => i32::MAX,                                   // MAX_GRID_DIM_X
             6 | 7 => 65535,                                  // MAX_GRID_DIM_Y, _Z

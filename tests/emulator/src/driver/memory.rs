@@ -67,7 +67,7 @@ impl Driver {
     }
 
     /// An allocation that a call may free.
-    fn to_free(&mut self, context: u64, address: u64) -> Result<&mut Allocation> {
+    fn freeable(&mut self, context: u64, address: u64) -> Result<&mut Allocation> {
         match self.allocations.get_mut(&address) {
             Some(allocation) if allocation.context == context && !allocation.is_freed => Ok(allocation),
             _ => Err(Code::INVALID_VALUE),
@@ -76,7 +76,7 @@ impl Driver {
 
     /// As hardware does, waits for everything first, unless the memory is stream-ordered.
     fn free(&mut self, context: u64, address: u64) -> Result<()> {
-        let is_ordered = self.to_free(context, address)?.is_ordered;
+        let is_ordered = self.freeable(context, address)?.is_ordered;
         if !is_ordered {
             let tails = self.queue.tails(context);
             self.synchronize(context, &tails)?;
@@ -180,7 +180,7 @@ api! {
         if address == 0 {
             return Ok(());
         }
-        driver.to_free(context, address)?.is_freed = true;
+        driver.freeable(context, address)?.is_freed = true;
         driver.submit(stream, Work::Free { address })
     }
     fn cuPointerGetAttribute(driver, data: *mut c_void, wanted: i32, address: u64) {
