@@ -265,7 +265,10 @@ fn instantiation_flags() {
     let graph = end(stream).unwrap();
     let mut exec = null_mut();
     let mut with = |flags| call!(cuGraphInstantiateWithFlags(&raw mut exec, graph, flags));
-    assert_eq!((with(0), with(1 | 8), with(1 | 4), with(16)), (SUCCESS, SUCCESS, INVALID_VALUE, INVALID_VALUE));
+    assert_eq!(
+        (with(0), with(1 | 8), with(1 | 4), with(16)),
+        (SUCCESS, SUCCESS, INVALID_VALUE, INVALID_VALUE)
+    );
     with(0);
     assert_eq!(cuGraphLaunch(exec, stream), SUCCESS);
     assert_eq!(cuStreamSynchronize(stream), SUCCESS);

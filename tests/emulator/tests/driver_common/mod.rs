@@ -124,7 +124,7 @@ unsafe extern "C" {
     ) -> u32;
     pub(crate) safe fn cuProfilerStart() -> u32;
 
-    safe fn fadam_emulator_reset();
+    pub(crate) safe fn fadam_emulator_reset();
     pub(crate) safe fn fadam_emulator_set_seed(seed: u64);
     fn fadam_emulator_fail(function: *const c_char, nth: u64, code: u32);
     pub(crate) safe fn fadam_emulator_clear_failures();
@@ -355,4 +355,5 @@ pub(crate) fn pinned(value: u32) -> *mut u32 {
     pointer
 }
 
+#[allow(unused_imports, reason = "not every test needs each")]
 pub(crate) use {call, get};
