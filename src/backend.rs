@@ -276,6 +276,15 @@ impl Backend {
         }
     }
 
+    /// Whether the device has failed for good, after a call of it has failed. Waits for it.
+    pub(crate) fn is_dead(&self) -> bool {
+        match self {
+            Self::Cpu(_) => false,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.stream().synchronize().is_err(),
+        }
+    }
+
     /// Waits for the device. A step that a gradient kept from taking place and that `step` could not report yet.
     pub(crate) fn synchronize(&mut self) -> Result<Option<NotFinite>, Error> {
         match self {

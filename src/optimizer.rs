@@ -451,7 +451,7 @@ impl Optimizer {
                 not_finite
             }
             Err(Failure::Untouched(error)) => {
-                self.lost = false;
+                self.lost = self.backend.is_dead();
                 return Err(error);
             }
             Err(Failure::Midway(error)) => return Err(error),
@@ -459,6 +459,14 @@ impl Optimizer {
         self.lost = false;
         self.jobs.clear();
         self.refuse_non_finite(outcome)
+    }
+
+    /// Asks the device for something. What a device that has died kept of the optimizer is lost.
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Backend) -> Result<T, Error>) -> Result<T, Error> {
+        self.check_lost()?;
+        let answer = question(&mut self.backend);
+        self.lost = answer.is_err() && self.backend.is_dead();
+        answer
     }
 
     fn check_lost(&self) -> Result<(), Error> {
@@ -566,8 +574,7 @@ impl Optimizer {
     /// [`Error::Lost`]; on a GPU [`Error::Cuda`], and under [`NonFinite::Error`] [`Error::NonFinite`] of a step that did not
     /// take place, once: the next call returns the figures.
     pub fn report(&mut self) -> Result<Report, Error> {
-        self.check_lost()?;
-        let (report, not_finite) = self.backend.report()?;
+        let (report, not_finite) = self.ask(Backend::report)?;
         self.refuse_non_finite(not_finite)?;
         Ok(report)
     }
@@ -577,8 +584,7 @@ impl Optimizer {
     /// # Errors
     /// As [`report`](Self::report).
     pub fn synchronize(&mut self) -> Result<(), Error> {
-        self.check_lost()?;
-        let not_finite = self.backend.synchronize()?;
+        let not_finite = self.ask(Backend::synchronize)?;
         self.refuse_non_finite(not_finite)
     }
 
@@ -589,8 +595,7 @@ impl Optimizer {
     /// [`Error::UnknownParameter`], [`Error::Lost`], [`Error::Cuda`].
     pub fn norms_of(&mut self, id: ParameterId) -> Result<Option<Norms>, Error> {
         let index = self.parameter_index(id)?;
-        self.check_lost()?;
-        self.backend.norms(index)
+        self.ask(|backend| backend.norms(index))
     }
 
     /// A copy of the optimizer's memory of one parameter. Waits for the device.
@@ -599,8 +604,7 @@ impl Optimizer {
     /// [`Error::UnknownParameter`], [`Error::Lost`], [`Error::Cuda`].
     pub fn state(&mut self, id: ParameterId) -> Result<State, Error> {
         let index = self.parameter_index(id)?;
-        self.check_lost()?;
-        self.backend.state(index)
+        self.ask(|backend| backend.state(index))
     }
 
     /// Where parameters have to be.
