@@ -41,7 +41,7 @@ fn set_current(context: u64) {
 
 impl Driver {
     /// The current context, usable or not.
-    fn current_or_dead(&self) -> Result<u64> {
+    pub(super) fn current_or_dead(&self) -> Result<u64> {
         match current_id() {
             0 => Err(Code::INVALID_CONTEXT),
             id if self.contexts.get(id).is_err() => Err(Code::CONTEXT_IS_DESTROYED),
