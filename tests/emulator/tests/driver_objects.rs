@@ -139,7 +139,11 @@ fn leaks_are_counted() {
     assert_eq!(leaks(), "");
 
     context(1);
-    (driver_common::stream(), number(1), load(PTX).unwrap(), event(), driver_common::pinned(1));
+    driver_common::stream();
+    number(1);
+    load(PTX).unwrap();
+    event();
+    driver_common::pinned(1);
     assert_eq!(cuDevicePrimaryCtxRelease_v2(1), SUCCESS);
     assert_eq!(
         leaks(),

@@ -166,6 +166,11 @@ api! {
         flags.put(device.flags)?;
         active.put(i32::from(device.primary.is_some()))
     }
+    fn cuDevicePrimaryCtxSetFlags_v2(driver, device: i32, flags: u32) {
+        driver.device(device)?;
+        driver.devices[device as usize].flags = flags;
+        Ok(())
+    }
     fn cuCtxGetCurrent(_driver, context: Out<Handle>) {
         context.put(handle(current_id()))
     }
