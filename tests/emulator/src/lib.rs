@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! ptx      text → Module: strict, an unknown word is a load error with its line
+//! lanes    what an instruction computes, on the 32 lanes of a warp
 //! memory   one device's memory: allocations, poison, which bytes are initialised
 //! exec     a launch: warps in SIMT, checks, counters
 //! driver   the C functions that cudarc and NVRTC look up: contexts, streams, events, graphs, faults, control
@@ -13,3 +14,4 @@ pub mod memory;
 pub mod ptx;
 
 mod driver;
+mod lanes;
