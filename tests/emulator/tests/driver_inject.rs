@@ -5,9 +5,11 @@ use driver_common::*;
 use std::ffi::{c_char, c_void};
 use std::ptr::{null, null_mut};
 
+type Call = Box<dyn Fn() -> u32>;
+
 /// Calls each function once with arguments that are good, and says what it answered.
 #[allow(unused_unsafe, reason = "some of these are safe")]
-fn each() -> Vec<(&'static str, Box<dyn Fn() -> u32>)> {
+fn each() -> Vec<(&'static str, Call)> {
     let place = || Box::into_raw(Box::new([0_u64; 8])).cast::<c_void>();
     let context = context(0);
     let (stream, at, done, module) = (stream(), number(1), event(), load(PTX).unwrap());
@@ -18,7 +20,7 @@ fn each() -> Vec<(&'static str, Box<dyn Fn() -> u32>)> {
             vec![$((
                 stringify!($name),
                 // SAFETY: the arguments are what the function asks for, and the call is made to fail before it looks.
-                Box::new(move || unsafe { $name($($argument),*) }) as Box<dyn Fn() -> u32>,
+                Box::new(move || unsafe { $name($($argument),*) }) as Call,
             )),*]
         };
     }
@@ -29,6 +31,7 @@ fn each() -> Vec<(&'static str, Box<dyn Fn() -> u32>)> {
         cuDeviceGet(place().cast(), 0);
         cuDeviceGetName(place().cast::<c_char>(), 8, 0);
         cuDeviceGetUuid_v2(place().cast(), 0);
+        cuDeviceGetUuid(place().cast(), 0);
         cuDeviceTotalMem_v2(place().cast(), 0);
         cuDeviceGetAttribute(place().cast(), 75, 0);
         cuDevicePrimaryCtxRetain(place().cast(), 0);
@@ -38,6 +41,9 @@ fn each() -> Vec<(&'static str, Box<dyn Fn() -> u32>)> {
         cuCtxSetCurrent(context);
         cuCtxGetDevice(place().cast());
         cuCtxSynchronize();
+        cuCtxSetFlags(0);
+        cuCtxGetApiVersion(context, place().cast());
+        cuCtxCreate_v4(place().cast(), null_mut(), 0, 0);
         cuCtxCreate_v2(place().cast(), 0, 0);
         cuCtxDestroy_v2(none);
         cuMemGetInfo_v2(place().cast(), place().cast());
@@ -71,6 +77,7 @@ fn each() -> Vec<(&'static str, Box<dyn Fn() -> u32>)> {
         cuEventRecord(done, stream);
         cuEventQuery(done);
         cuEventSynchronize(done);
+        cuEventElapsedTime(place().cast(), done, done);
         cuEventElapsedTime_v2(place().cast(), done, done);
         cuEventDestroy_v2(none);
         cuModuleLoadData(place().cast(), c"".as_ptr().cast());
@@ -88,6 +95,8 @@ fn each() -> Vec<(&'static str, Box<dyn Fn() -> u32>)> {
         cuGraphExecDestroy(none);
         cuGraphDestroy(none);
         cuGraphGetNodes(none, place().cast(), place().cast());
+        cuGetExportTable(place().cast(), place());
+        cuGetProcAddress_v2(c"cuInit".as_ptr(), place().cast(), 13040, 0, null_mut());
         cuGetErrorName(0, place().cast());
         cuGetErrorString(0, place().cast());
     }

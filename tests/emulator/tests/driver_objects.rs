@@ -96,13 +96,10 @@ fn handles_of_another_context() {
     let second = context(1);
     let here = driver_common::stream();
     let there = number(5);
-    assert_eq!(cuStreamSynchronize(stream), INVALID_CONTEXT);
-    assert_eq!(cuStreamDestroy_v2(stream), INVALID_CONTEXT);
-    assert_eq!(launch(set, there, 1, stream), INVALID_CONTEXT);
+    assert_eq!(launch(set, there, 1, stream), INVALID_HANDLE);
     assert_eq!(launch(set, there, 1, here), INVALID_HANDLE);
+    assert_eq!(launch(kernel("set"), at, 1, stream), INVALID_HANDLE);
     assert_eq!(cuEventRecord(done, here), INVALID_HANDLE);
-    assert_eq!(cuEventSynchronize(done), INVALID_HANDLE);
-    assert_eq!(cuEventDestroy_v2(done), INVALID_HANDLE);
     assert_eq!(cuModuleUnload(module), INVALID_HANDLE);
     assert_eq!(cuMemFree_v2(at), INVALID_VALUE);
     assert_eq!(cuMemFreeAsync(at, here), INVALID_VALUE);
@@ -110,13 +107,18 @@ fn handles_of_another_context() {
     assert_eq!(cuMemcpyDtoDAsync_v2(there, at, 4, here), INVALID_VALUE);
     let value = 3_u32;
     assert_eq!(call!(cuMemcpyHtoDAsync_v2(at, (&raw const value).cast(), 4, here)), INVALID_VALUE);
-    // Waiting for an event of another context is allowed, and so are copies between devices that say so.
+    // A stream of another context admits copies of its own memory, waits and synchronisations; an event knows its own.
+    assert_eq!(call!(cuMemcpyHtoDAsync_v2(at, (&raw const value).cast(), 4, stream)), SUCCESS);
+    assert_eq!(cuEventRecord(done, stream), SUCCESS);
     assert_eq!(cuStreamWaitEvent(here, done, 0), SUCCESS);
     assert_eq!(cuMemcpyPeerAsync(there, second, at, first, 4, here), SUCCESS);
-    assert_eq!(read(there, here), 1);
+    assert_eq!(read(there, here), 3);
+    assert_eq!(cuEventSynchronize(done), SUCCESS);
+    assert_eq!(cuStreamSynchronize(stream), SUCCESS);
     let mut owner = null_mut();
     assert_eq!(call!(cuStreamGetCtx(stream, &raw mut owner)), SUCCESS);
     assert_eq!(owner, first);
+    assert_eq!((cuStreamDestroy_v2(stream), cuEventDestroy_v2(done)), (SUCCESS, SUCCESS));
     // An event for a stream.
     assert_eq!(cuStreamSynchronize(event()), INVALID_HANDLE);
 }
@@ -137,7 +139,11 @@ fn leaks_are_counted() {
     assert_eq!(leaks(), "");
 
     context(1);
-    (driver_common::stream(), number(1), load(PTX).unwrap(), event(), driver_common::pinned(1));
+    driver_common::stream();
+    number(1);
+    load(PTX).unwrap();
+    event();
+    driver_common::pinned(1);
     assert_eq!(cuDevicePrimaryCtxRelease_v2(1), SUCCESS);
     assert_eq!(
         leaks(),

@@ -41,7 +41,7 @@ fn set_current(context: u64) {
 
 impl Driver {
     /// The current context, usable or not.
-    fn current_or_dead(&self) -> Result<u64> {
+    pub(super) fn current_or_dead(&self) -> Result<u64> {
         match current_id() {
             0 => Err(Code::INVALID_CONTEXT),
             id if self.contexts.get(id).is_err() => Err(Code::CONTEXT_IS_DESTROYED),
@@ -165,6 +165,11 @@ api! {
         let device = driver.device(device)?;
         flags.put(device.flags)?;
         active.put(i32::from(device.primary.is_some()))
+    }
+    fn cuDevicePrimaryCtxSetFlags_v2(driver, device: i32, flags: u32) {
+        driver.device(device)?;
+        driver.devices[device as usize].flags = flags;
+        Ok(())
     }
     fn cuCtxGetCurrent(_driver, context: Out<Handle>) {
         context.put(handle(current_id()))

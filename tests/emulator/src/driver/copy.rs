@@ -17,7 +17,7 @@ impl Driver {
         if len == 0 {
             return Ok(());
         }
-        self.must_own(self.current()?, to)?;
+        self.must_own(self.streams.get(stream)?.context, to)?;
         let range = self.host_range(from, len)?;
         let from = if range.is_pinned || self.is_capturing(stream)? {
             Source::Host(range)
@@ -32,7 +32,7 @@ impl Driver {
         if len == 0 {
             return Ok(());
         }
-        self.must_own(self.current()?, from)?;
+        self.must_own(self.streams.get(stream)?.context, from)?;
         let to = self.host_range(to, len)?;
         let is_capturing = self.is_capturing(stream)?;
         self.submit(stream, Work::Download { from, to })?;
@@ -43,7 +43,7 @@ impl Driver {
         if len == 0 {
             return Ok(());
         }
-        let context = self.current()?;
+        let context = self.streams.get(stream)?.context;
         self.must_own(context, to)?;
         self.must_own(context, from)?;
         self.submit(stream, Work::Copy { to, from, len })
@@ -53,7 +53,7 @@ impl Driver {
         if len == 0 {
             return Ok(());
         }
-        self.must_own(self.current()?, at)?;
+        self.must_own(self.streams.get(stream)?.context, at)?;
         self.submit(stream, Work::Fill { at, value, len })
     }
 

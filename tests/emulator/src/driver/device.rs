@@ -102,8 +102,8 @@ impl Driver {
             106 => BLOCKS_PER_MULTIPROCESSOR as i32, // MAX_BLOCKS_PER_MULTIPROCESSOR
             111 => 1 << 10,    // RESERVED_SHARED_MEMORY_PER_BLOCK
             115 => 1,          // MEMORY_POOLS_SUPPORTED
-            1..=161 => 0,
-            _ => return Err(Code::INVALID_VALUE),
+            ..=0 | 162.. => return Err(Code::INVALID_VALUE),
+            _ => 0,
         })
     }
 

@@ -27,14 +27,16 @@ const FLAGS: u32 = 7;
 const WAIT_EXTERNAL: u32 = 1;
 
 impl Driver {
-    /// An event of the current context.
+    /// The event that a handle means; it knows its context.
     fn event(&self, event: Handle) -> Result<u64> {
-        let context = self.current()?;
-        let found = self.events.get(id(event))?;
-        if found.context == context { Ok(id(event)) } else { Err(Code::INVALID_HANDLE) }
+        self.healthy(self.events.get(id(event))?.context)?;
+        Ok(id(event))
     }
 
     fn record(&mut self, event: u64, stream: u64) -> Result<()> {
+        if self.events.get(event)?.context != self.streams.get(stream)?.context {
+            return Err(Code::INVALID_HANDLE);
+        }
         self.legacy_in_capture(stream)?;
         if self.streams.get(stream)?.joined.is_some() {
             let captured = self.capture_tails(stream)?;
@@ -94,7 +96,7 @@ impl Driver {
     fn elapsed(&self, start: Handle, end: Handle) -> Result<f32> {
         let (start, end) = (self.events.get(self.event(start)?)?, self.events.get(self.event(end)?)?);
         for event in [start, end] {
-            if !event.has_time || event.last.is_none() {
+            if !event.has_time || event.last.is_none() || event.context != start.context {
                 return Err(Code::INVALID_HANDLE);
             }
         }
@@ -117,21 +119,16 @@ api! {
         event.put(handle(id))
     }
     fn cuEventDestroy_v2(driver, event: Handle) {
-        let (context, answer) = driver.current_to_release()?;
-        if driver.events.get(id(event))?.context != context {
-            return Err(Code::INVALID_HANDLE);
-        }
-        driver.events.remove(id(event))?;
-        answer
+        driver.current_or_dead()?;
+        let removed = driver.events.remove(id(event))?;
+        driver.healthy(removed.context)
     }
     fn cuEventRecord(driver, event: Handle, stream: Handle) {
         let (event, stream) = (driver.event(event)?, driver.stream(stream)?);
         driver.record(event, stream)
     }
-    /// Needs no current context: an event knows its own.
     fn cuEventQuery(driver, event: Handle) {
-        let event = id(event);
-        driver.healthy(driver.events.get(event)?.context)?;
+        let event = driver.event(event)?;
         let op = driver.recorded(event)?;
         driver.unsafe_in_capture()?;
         let answer = driver.poll(op.as_slice());

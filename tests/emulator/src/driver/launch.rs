@@ -69,6 +69,9 @@ api! {
         let stream = driver.stream(stream)?;
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         let found = driver.function_of(function)?;
+        if driver.streams.get(stream)?.context != found.context {
+            return Err(Code::INVALID_HANDLE);
+        }
         check_dimensions(grid, block)?;
         let dynamic_shared = dynamic_shared as usize;
         if dynamic_shared > found.most_dynamic_shared() {

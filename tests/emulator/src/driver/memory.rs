@@ -157,8 +157,9 @@ api! {
     }
     /// 0 bytes are an allocation at 0, as cudarc's `null` expects.
     fn cuMemAllocAsync(driver, address: Out<u64>, bytes: usize, stream: Handle) {
-        let (context, stream) = (driver.current()?, driver.stream(stream)?);
+        let stream = driver.stream(stream)?;
         driver.no_memory_nodes(stream)?;
+        let context = driver.streams.get(stream)?.context;
         if address.is_null() {
             return Err(Code::INVALID_VALUE);
         }
@@ -170,13 +171,15 @@ api! {
         address.put(at)
     }
     fn cuMemFreeAsync(driver, address: u64, stream: Handle) {
-        let (context, answer) = driver.current_to_release()?;
-        if answer.is_err() {
-            driver.forget(address);
-            return answer;
-        }
-        let stream = driver.stream(stream)?;
+        let stream = match driver.stream(stream) {
+            Err(code) if code.is_sticky() => {
+                driver.forget(address);
+                return Err(code);
+            }
+            found => found?,
+        };
         driver.no_memory_nodes(stream)?;
+        let context = driver.streams.get(stream)?.context;
         if address == 0 {
             return Ok(());
         }

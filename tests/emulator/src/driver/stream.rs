@@ -65,17 +65,17 @@ const PER_THREAD: u64 = 2;
 const NON_BLOCKING: u32 = 1;
 
 impl Driver {
-    /// The stream that a handle means in the current context.
+    /// The stream that a handle means. Some context must be current, and only the default streams are that one's: copies,
+    /// waits and synchronisations admit streams of other contexts (CUDA C Programming Guide, "Stream and Event Behavior").
     pub(super) fn stream(&mut self, stream: Handle) -> Result<u64> {
-        let context = self.current()?;
-        match id(stream) {
-            0 | LEGACY => self.contexts.get(context).map(|context| context.legacy),
-            PER_THREAD => Ok(self.per_thread_stream(context)),
-            id => match self.streams.get(id)? {
-                found if found.context != context => Err(Code::INVALID_CONTEXT),
-                _ => Ok(id),
-            },
-        }
+        let current = self.current_or_dead()?;
+        let stream = match id(stream) {
+            0 | LEGACY => self.contexts.get(current)?.legacy,
+            PER_THREAD => self.per_thread_stream(current),
+            id => id,
+        };
+        self.healthy(self.streams.get(stream)?.context)?;
+        Ok(stream)
     }
 
     fn per_thread_stream(&mut self, context: u64) -> u64 {
@@ -158,12 +158,11 @@ api! {
         priority.put(driver.streams.get(stream)?.priority)
     }
     fn cuStreamDestroy_v2(driver, stream: Handle) {
-        let (context, answer) = driver.current_to_release()?;
+        driver.current_or_dead()?;
         let stream = id(stream);
         let found = driver.streams.get(stream)?;
-        if found.context != context {
-            return Err(Code::INVALID_CONTEXT);
-        }
+        let context = found.context;
+        let answer = driver.healthy(context);
         if !found.is_owned() {
             return Err(Code::INVALID_HANDLE);
         }

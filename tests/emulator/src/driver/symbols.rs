@@ -38,6 +38,11 @@ const SUCCESS: u32 = 0;
 const SYMBOL_NOT_FOUND: u32 = 1;
 
 api! {
+    fn cuGetProcAddress(_driver, name: Text, function: Out<*const c_void>, _version: i32, _flags: u64) {
+        let found = find(name.get()?);
+        function.put(found.map_or(std::ptr::null(), |symbol| symbol.0))?;
+        found.map(drop).ok_or(Code::NOT_FOUND)
+    }
     fn cuGetProcAddress_v2(
         _driver,
         name: Text,

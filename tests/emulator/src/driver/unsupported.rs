@@ -24,6 +24,7 @@ unsupported! {
     cuDestroyExternalMemory
     cuDeviceGetDefaultMemPool
     cuDeviceGetMemPool
+    cuDevicePrimaryCtxReset_v2
     cuDeviceSetMemPool
     cuExternalMemoryGetMappedBuffer
     cuFuncSetCacheConfig

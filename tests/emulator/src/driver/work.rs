@@ -219,12 +219,9 @@ impl Driver {
         if self.modules.get(launch.module_id).is_err() {
             return Err((Code::LAUNCH_FAILED, format!("launch of {}: its module was unloaded", kernel.name)));
         }
-        for (offset, len) in &kernel.parameters {
-            // A parameter that is the address of memory which does not exist yet.
-            if let (8, Some(bytes)) = (*len, launch.parameters.get(*offset..offset + 8)) {
-                let address = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-                self.must_be_born(&format!("launch of {} with", kernel.name), address)?;
-            }
+        // Parameters, or members of structs, that are addresses of memory which does not exist yet.
+        for word in launch.parameters.as_chunks().0 {
+            self.must_be_born(&format!("launch of {} with", kernel.name), u64::from_le_bytes(*word))?;
         }
         let seed = self.queue.draw();
         let counts = exec::run(

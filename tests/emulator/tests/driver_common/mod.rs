@@ -16,6 +16,7 @@ unsafe extern "C" {
     pub(crate) fn cuDeviceGetCount(count: *mut i32) -> u32;
     pub(crate) fn cuDeviceGet(device: *mut i32, ordinal: i32) -> u32;
     pub(crate) fn cuDeviceGetName(name: *mut c_char, len: i32, device: i32) -> u32;
+    pub(crate) fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: i32) -> u32;
     pub(crate) fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: i32) -> u32;
     pub(crate) fn cuDeviceTotalMem_v2(bytes: *mut usize, device: i32) -> u32;
     pub(crate) fn cuDeviceGetAttribute(value: *mut i32, attribute: i32, device: i32) -> u32;
@@ -26,6 +27,14 @@ unsafe extern "C" {
     pub(crate) safe fn cuCtxSetCurrent(context: Handle) -> u32;
     pub(crate) fn cuCtxGetDevice(device: *mut i32) -> u32;
     pub(crate) safe fn cuCtxSynchronize() -> u32;
+    pub(crate) safe fn cuCtxSetFlags(flags: u32) -> u32;
+    pub(crate) fn cuCtxGetApiVersion(context: Handle, version: *mut u32) -> u32;
+    pub(crate) fn cuCtxCreate_v4(
+        context: *mut Handle,
+        parameters: *mut c_void,
+        flags: u32,
+        device: i32,
+    ) -> u32;
     pub(crate) fn cuCtxCreate_v2(context: *mut Handle, flags: u32, device: i32) -> u32;
     pub(crate) safe fn cuCtxDestroy_v2(context: Handle) -> u32;
     pub(crate) fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> u32;
@@ -67,6 +76,7 @@ unsafe extern "C" {
     pub(crate) safe fn cuEventRecord(event: Handle, stream: Handle) -> u32;
     pub(crate) safe fn cuEventQuery(event: Handle) -> u32;
     pub(crate) safe fn cuEventSynchronize(event: Handle) -> u32;
+    pub(crate) fn cuEventElapsedTime(milliseconds: *mut f32, start: Handle, end: Handle) -> u32;
     pub(crate) fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: Handle, end: Handle) -> u32;
     pub(crate) safe fn cuEventDestroy_v2(event: Handle) -> u32;
     pub(crate) fn cuModuleLoadData(module: *mut Handle, image: *const c_void) -> u32;
