@@ -204,7 +204,7 @@ impl Backend {
             Target::Device(Device::Cpu) => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best))?)),
             #[cfg(feature = "cuda")]
             Target::Device(Device::Cuda(ordinal)) => {
-                Ok(Self::Cuda(Box::new(Cuda::new(cuda::default_stream(ordinal)?, algorithm, norms)?)))
+                Ok(Self::Cuda(Box::new(Cuda::on_device(ordinal, algorithm, norms)?)))
             }
             #[cfg(not(feature = "cuda"))]
             Target::Device(Device::Cuda(ordinal)) => Err(no_cuda(ordinal)),
@@ -281,7 +281,7 @@ impl Backend {
         match self {
             Self::Cpu(_) => false,
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.stream().synchronize().is_err(),
+            Self::Cuda(cuda) => cuda.is_dead(),
         }
     }
 

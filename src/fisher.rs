@@ -123,7 +123,7 @@ pub enum FisherPower {
 /// # Ok::<(), fadam::Error>(())
 /// ```
 ///
-/// On a GPU it is launched on the device's default stream and not waited for.
+/// On a GPU it is launched on the parameter's stream and not waited for.
 ///
 /// # Errors
 /// [`Error::Hyperparameter`], [`Error::Length`], [`Error::Dtype`], [`Error::Device`], [`Error::Aliased`], on a GPU

@@ -15,7 +15,7 @@ use crate::{Device, Error, Tensor};
 /// # Ok::<(), fadam::Error>(())
 /// ```
 ///
-/// On a GPU it waits for the result.
+/// On a GPU it runs on the first tensor's stream, and waits for the result.
 ///
 /// # Errors
 /// [`Error::Device`] for a tensor of another device, named by its index; on a GPU [`Error::Unavailable`],

@@ -92,9 +92,11 @@ fn a_replay_is_a_step() {
                 }
                 Some(graph) => CudaGraph::launch(graph).unwrap(),
             }
-            assert_eq!(training.optimizer.report().unwrap(), *expected, "{algorithm:?}, step {i}");
+            let report = training.optimizer.report().unwrap();
+            // As text: a NaN equals no other.
+            assert_eq!(format!("{report:?}"), format!("{expected:?}"), "{algorithm:?}, step {i}");
         }
-        assert_eq!(gpu.download(&training.parameter), parameter, "{algorithm:?}");
+        assert!(gpu.download(&training.parameter) == parameter, "{algorithm:?}: other parameters");
         assert_eq!(training.optimizer.state(training.id).unwrap().step, 7);
         // And without a graph again.
         training.step().unwrap();
@@ -161,5 +163,5 @@ fn an_old_graph_survives_new_parameters() {
     training.step().unwrap();
     graph.launch().unwrap();
     let (_, parameter) = on_cpu(Adam::adamw().into(), &[(1e-3, 0.25); 3]);
-    assert_eq!(gpu.download(&training.parameter), parameter);
+    assert!(gpu.download(&training.parameter) == parameter, "other parameters");
 }

@@ -29,6 +29,15 @@ fn expected(parameter: &[f32], gradients: &[&[f32]]) -> Vec<f32> {
     parameter
 }
 
+#[track_caller]
+fn same(found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len());
+    let different = found.iter().zip(expected).position(|(a, b)| a.to_bits() != b.to_bits());
+    if let Some(i) = different {
+        panic!("element {i} is {} instead of {}", found[i], expected[i]);
+    }
+}
+
 fn on_every_order(test: impl Fn(&Gpu)) {
     let Some(gpus) = gpus() else { return };
     let emulator = emulator::find();
@@ -42,9 +51,21 @@ fn on_every_order(test: impl Fn(&Gpu)) {
 
 #[test]
 fn tensors_of_other_streams_are_waited_for_and_wait() {
+    other_streams(true);
+}
+
+#[test]
+fn they_are_on_the_default_stream_too() {
+    other_streams(false);
+}
+
+fn other_streams(own_stream: bool) {
     on_every_order(|gpu| {
         let (forward, backward) = (gpu.context().new_stream().unwrap(), gpu.context().new_stream().unwrap());
-        let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
+        let builder = Optimizer::builder(Adam::adamw());
+        let builder =
+            if own_stream { builder.stream(gpu.stream.clone()) } else { builder.device(Device::Cuda(0)) };
+        let mut optimizer = builder.build().unwrap();
         let id = optimizer.register("w", 5000).unwrap();
         let (zeros, ones, g) = (vec![0.0; 5000], vec![1.0; 5000], vec![0.5; 5000]);
         let mut parameter = forward.clone_htod(&zeros).unwrap();
@@ -57,7 +78,7 @@ fn tensors_of_other_streams_are_waited_for_and_wait() {
         backward.memset_zeros(&mut gradient).unwrap();
         let result = forward.clone_dtoh(&parameter).unwrap();
         forward.synchronize().unwrap();
-        assert_eq!(result, expected(&ones, &[&g]));
+        same(&result, &expected(&ones, &[&g]));
         drop(gradient);
     });
 }
@@ -75,7 +96,7 @@ fn a_gradient_may_be_dropped_right_after_the_step() {
             optimizer.step(&mut [Update::new(id, &mut parameter, &gradient)]).unwrap();
         }
         drop(optimizer);
-        assert_eq!(gpu.download(&parameter), expected(&ones, &[&ones, &ones, &ones]));
+        same(&gpu.download(&parameter), &expected(&ones, &[&ones, &ones, &ones]));
     });
 }
 
@@ -220,7 +241,7 @@ fn hyper_parameters_keep_their_order() {
             optimizer.step(&mut [Update::new(id, &mut parameter, &gradient)]).unwrap();
             cpu.step(&mut [Update::new(cpu_id, &mut host, &g)]).unwrap();
         }
-        assert_eq!(gpu.download(&parameter), host);
+        same(&gpu.download(&parameter), &host);
     });
 }
 
@@ -242,7 +263,7 @@ fn the_tables_grow() {
         }
         for (i, parameter) in parameters.iter().enumerate() {
             let gradients = vec![&ones[..]; 5 - i];
-            assert_eq!(gpu.download(parameter), expected(&ones, &gradients), "parameter {i}");
+            same(&gpu.download(parameter), &expected(&ones, &gradients));
             assert_eq!(optimizer.state(ids[i]).unwrap().step, 5 - i as u64);
         }
     });
@@ -274,7 +295,7 @@ fn several_threads_and_devices_step_at_once() {
                     optimizer.step(&mut [Update::new(id, &mut parameter, &gradient)]).unwrap();
                 }
                 optimizer.synchronize().unwrap();
-                assert_eq!(&gpu.download(&parameter), result);
+                same(&gpu.download(&parameter), result);
             });
         }
     });
@@ -314,7 +335,7 @@ fn norms_and_fisher_functions_agree_with_the_cpu() {
             fishers[1].add(&samples).unwrap();
         }
         let [diagonal, expected] = fishers.each_ref().map(|fisher| fisher.diagonal().unwrap());
-        assert_eq!(diagonal, expected);
+        same(&diagonal, &expected);
 
         for power in [FisherPower::One, FisherPower::Half] {
             let (mut host, mut theta) = (parameter.clone(), gpu.upload(&parameter));
@@ -322,8 +343,7 @@ fn norms_and_fisher_functions_agree_with_the_cpu() {
             natural_gradient_step(device, &mut theta, &gradient, &fisher, 0.1, power, 1e-3).unwrap();
             natural_gradient_step(Device::Cpu, &mut host, &samples[..1000], &expected, 0.1, power, 1e-3)
                 .unwrap();
-            // On the default stream, which cudarc's events order before this copy.
-            assert_eq!(gpu.download(&theta), host);
+            same(&gpu.download(&theta), &host);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::module::{Module, Source};
 use super::nvrtc::Nvrtc;
-use super::{default_stream, driver, driver_error};
+use super::{driver, driver_error, open};
 use crate::Error;
 use cudarc::driver::CudaContext;
 use cudarc::driver::sys::CUfunction_attribute as Attribute;
@@ -89,10 +89,10 @@ pub fn nvrtc_version() -> Result<(i32, i32), Error> {
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Compile`], [`Error::Cuda`].
 pub fn kernels(ordinal: usize) -> Result<Vec<KernelInfo>, Error> {
-    let stream = default_stream(ordinal)?;
+    let context = open(ordinal)?;
     let mut kernels = Vec::new();
     for source in Source::ALL {
-        let module = Module::load(stream.context(), source)?;
+        let module = Module::load(&context, source)?;
         for &name in source.entries() {
             let function = module.function(name)?;
             let attribute = |attribute| {

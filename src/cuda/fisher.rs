@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::module::{Module, Source as Kernels};
 use super::step::Sweep;
-use super::{ContextId, default_stream, driver_error};
+use super::{ContextId, DefaultStream, driver_error, open};
 use crate::args::{FADAM_WARP, FisherArgs};
 use crate::fisher::{NAME, NaturalGradient, refuse_aliases};
 use crate::tensor::{Location, Place};
@@ -18,11 +18,13 @@ pub(crate) struct FisherSum {
     len: usize,
     sum: Buffer,
     fisher_accumulate: Sweep,
+    _default: DefaultStream,
 }
 
 impl FisherSum {
     pub(crate) fn new(ordinal: usize, len: usize) -> Result<Self, Error> {
-        let stream = default_stream(ordinal)?;
+        let default = DefaultStream::of(ordinal)?;
+        let stream = default.stream.clone();
         let context = stream.context();
         let module = Module::load(context, Kernels::Fisher)?;
         Ok(Self {
@@ -31,6 +33,7 @@ impl FisherSum {
                 .map_err(driver_error("allocating the Fisher diagonal"))?,
             fisher_accumulate: Sweep::load(&module, context, "fisher_accumulate")?,
             stream,
+            _default: default,
         })
     }
 
@@ -61,7 +64,7 @@ impl FisherSum {
     }
 }
 
-/// θ ← θ − η g / (F̂ + δ), or by √F̂; lengths and types checked by the caller.
+/// θ ← θ − η g / (F̂ + δ), or by √F̂, on θ's stream; lengths and types checked by the caller.
 pub(crate) fn natural_gradient(
     ordinal: usize,
     mut parameter: TensorMut<'_>,
@@ -69,18 +72,19 @@ pub(crate) fn natural_gradient(
     fisher: Tensor<'_>,
     step: &NaturalGradient,
 ) -> Result<(), Error> {
-    let stream = default_stream(ordinal)?;
-    let context = stream.context();
-    let here = Location::Cuda(ContextId::of(context));
+    let primary = open(ordinal)?;
+    let here = Location::Cuda(ContextId::of(&primary));
     parameter.place.check(here, NAME)?;
     gradient.place.check(here, NAME)?;
     fisher.place.check(here, NAME)?;
-    let kernel = Sweep::load(&Module::load(context, Kernels::Fisher)?, context, "natural_gradient")?;
     let (Place::Cuda(target), Place::Cuda(source), Place::Cuda(diagonal)) =
         (&mut parameter.place, &gradient.place, &fisher.place)
     else {
         return Ok(()); // refused above
     };
+    let stream = target.stream().cloned().unwrap_or_else(|| primary.default_stream());
+    let context = stream.context();
+    let kernel = Sweep::load(&Module::load(context, Kernels::Fisher)?, context, "natural_gradient")?;
     let (theta, _written) = target.write(&stream);
     let ((g, _read), (f, _fisher_read)) = (source.read(&stream), diagonal.read(&stream));
     refuse_aliases(theta as usize, g as usize, f as usize, &gradient)?;

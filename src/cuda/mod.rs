@@ -39,11 +39,30 @@ pub(crate) fn driver_error(doing: &'static str) -> impl Fn(DriverError) -> Error
     move |error| Error::Cuda { doing, error }
 }
 
-/// A device's default stream.
+/// The default stream of a device, in a context object of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct DefaultStream {
+    pub(crate) stream: Arc<CudaStream>,
+    /// cudarc orders streams by events in a context object that knows of more than one. Tensors come from another context
+    /// object, whose streams this one does not know; hence one more of its own, for the knowledge alone.
+    _second: Arc<CudaStream>,
+}
+
+impl DefaultStream {
+    /// # Errors
+    /// [`Error::Unavailable`] without a driver or this device, [`Error::Cuda`].
+    pub(crate) fn of(ordinal: usize) -> Result<Self, Error> {
+        let context = open(ordinal)?;
+        let second = context.new_stream().map_err(driver_error("creating a stream"))?;
+        Ok(Self { stream: context.default_stream(), _second: second })
+    }
+}
+
+/// A device's primary context.
 ///
 /// # Errors
 /// [`Error::Unavailable`] without a driver or this device, [`Error::Cuda`].
-pub(crate) fn default_stream(ordinal: usize) -> Result<Arc<CudaStream>, Error> {
+pub(crate) fn open(ordinal: usize) -> Result<Arc<CudaContext>, Error> {
     driver()?;
     let count = CudaContext::device_count().map_err(driver_error("counting devices"))?;
     if ordinal >= count as usize {
@@ -55,17 +74,13 @@ pub(crate) fn default_stream(ordinal: usize) -> Result<Arc<CudaStream>, Error> {
             },
         });
     }
-    let context = CudaContext::new(ordinal).map_err(driver_error("opening the device"))?;
-    Ok(context.default_stream())
+    CudaContext::new(ordinal).map_err(driver_error("opening the device"))
 }
 
 /// Whether kernels can be compiled and run on this device: asked by [`crate::Device::best`].
 pub(crate) fn check_usable(ordinal: usize) -> Result<(), Error> {
-    let stream = default_stream(ordinal)?;
-    let (major, minor) = stream
-        .context()
-        .compute_capability()
-        .map_err(driver_error("asking for the device's architecture"))?;
+    let (major, minor) =
+        open(ordinal)?.compute_capability().map_err(driver_error("asking for the device's architecture"))?;
     nvrtc::Nvrtc::get()?.architecture(10 * major + minor).map(|_| ())
 }
 
@@ -94,6 +109,8 @@ pub(crate) struct Cuda {
     /// The last failed step that was reported as an error.
     reported: u64,
     stream: Arc<CudaStream>,
+    /// Where the stream is the device's default one.
+    _default: Option<DefaultStream>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,6 +134,13 @@ impl Drop for Mirror {
 }
 
 impl Cuda {
+    /// On a device's default stream.
+    pub(crate) fn on_device(ordinal: usize, algorithm: &Algorithm, norms: bool) -> Result<Self, Error> {
+        let default = DefaultStream::of(ordinal)?;
+        let cuda = Self::new(default.stream.clone(), algorithm, norms)?;
+        Ok(Self { _default: Some(default), ..cuda })
+    }
+
     pub(crate) fn new(stream: Arc<CudaStream>, algorithm: &Algorithm, norms: bool) -> Result<Self, Error> {
         let context = stream.context();
         Ok(Self {
@@ -132,6 +156,7 @@ impl Cuda {
             figures: Figures::default(),
             reported: 0,
             stream,
+            _default: None,
         })
     }
 
@@ -173,6 +198,11 @@ impl Cuda {
         Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
+    /// Whether the device has failed for good. Waits for it, outside a capture.
+    pub(crate) fn is_dead(&self) -> bool {
+        !self.capturing().unwrap_or(false) && self.stream.synchronize().is_err()
+    }
+
     /// Sends changed hyper-parameters to the device, in the stream's order, so that a graph replayed from now on sees
     /// them.
     pub(crate) fn change_settings(
@@ -199,13 +229,14 @@ impl Cuda {
         groups: &[(Group, Hyper)],
         policy: &Policy,
     ) -> Result<Option<NotFinite>, Failure> {
-        if policy.non_finite == NonFinite::Error {
+        let capturing = self.capturing().map_err(Failure::Untouched)?;
+        if policy.non_finite == NonFinite::Error && !capturing {
             // Found without waiting, and before this call does anything.
             if let Some(failed) = self.known_failure().map_err(Failure::Untouched)? {
                 return Ok(Some(failed));
             }
         }
-        let capturing = self.prepare(jobs, groups, policy).map_err(Failure::Untouched)?;
+        self.prepare(jobs, groups, policy, capturing).map_err(Failure::Untouched)?;
         self.kernels.launch(&self.stream, &self.tables.args(), policy)?;
         self.figures = Figures {
             grad_norm: policy.reads_gradients() || policy.norms,
@@ -220,9 +251,14 @@ impl Cuda {
         Ok(None)
     }
 
-    /// Brings the tables on the device up to date, and launches nothing. Whether the stream is recording a graph.
-    fn prepare(&mut self, jobs: &[Job], groups: &[(Group, Hyper)], policy: &Policy) -> Result<bool, Error> {
-        let capturing = self.capturing()?;
+    /// Brings the tables on the device up to date, and launches nothing.
+    fn prepare(
+        &mut self,
+        jobs: &[Job],
+        groups: &[(Group, Hyper)],
+        policy: &Policy,
+        capturing: bool,
+    ) -> Result<(), Error> {
         self.tables.reserve(self.parameters.len(), self.chunks, capturing, self.captured)?;
         self.change_settings(groups, policy)?;
         let parameters = &self.parameters;
@@ -243,8 +279,7 @@ impl Cuda {
                 flags: table::flags(parameter, gradient, job.gradient_dtype),
             }
         };
-        self.tables.tasks(jobs.iter().map(task), capturing)?;
-        Ok(capturing)
+        self.tables.tasks(jobs.iter().map(task), capturing)
     }
 
     fn copy_control(&mut self) -> Result<(), DriverError> {

@@ -3,18 +3,23 @@
 use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
 use super::table::{Tables, flags};
-use super::{ContextId, default_stream, driver_error};
+use super::{ContextId, driver_error, open};
 use crate::args::{Control, FADAM_CHUNK, Settings, Task};
 use crate::tensor::{Location, Place};
 use crate::{Error, Tensor};
 
-/// The norm over all tensors of a device; waits for it.
+/// The norm over all tensors of a device, on the first one's stream; waits for it.
 pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64, Error> {
-    let stream = default_stream(ordinal)?;
-    let context = stream.context();
+    let primary = open(ordinal)?;
     for (index, tensor) in tensors.iter().enumerate() {
-        tensor.place.check(Location::Cuda(ContextId::of(context)), &format!("tensor {index}"))?;
+        tensor.place.check(Location::Cuda(ContextId::of(&primary)), &format!("tensor {index}"))?;
     }
+    let first = tensors.iter().find_map(|tensor| match &tensor.place {
+        Place::Cuda(source) => source.stream().cloned(),
+        Place::Host(_) => None,
+    });
+    let stream = first.unwrap_or_else(|| primary.default_stream());
+    let context = stream.context();
     let module = Module::load(context, Source::Norm)?;
     let (norm_partial, fold) =
         (Sweep::load(&module, context, "norm_partial")?, Finalize::load(&module, "global_norm")?);

@@ -26,21 +26,21 @@ impl ContextId {
 
 /// What a kernel reads.
 pub(crate) trait Readable: Sync {
-    fn context(&self) -> ContextId;
+    fn stream(&self) -> &Arc<CudaStream>;
     /// The address, once `stream` waits for all writes so far; the guard tells later writers to wait for `stream`.
     fn read<'a>(&'a self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>);
 }
 
 /// What a kernel reads and writes.
 pub(crate) trait Writable: Send + Sync {
-    fn context(&self) -> ContextId;
+    fn stream(&self) -> &Arc<CudaStream>;
     /// As [`Readable::read`], with regard to readers too.
     fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>);
 }
 
 impl<T: Element> Readable for CudaSlice<T> {
-    fn context(&self) -> ContextId {
-        ContextId::of(self.stream().context())
+    fn stream(&self) -> &Arc<CudaStream> {
+        DeviceSlice::stream(self)
     }
     fn read<'a>(&'a self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         self.device_ptr(stream)
@@ -48,8 +48,8 @@ impl<T: Element> Readable for CudaSlice<T> {
 }
 
 impl<T: Element> Readable for CudaView<'_, T> {
-    fn context(&self) -> ContextId {
-        ContextId::of(DeviceSlice::stream(self).context())
+    fn stream(&self) -> &Arc<CudaStream> {
+        DeviceSlice::stream(self)
     }
     fn read<'a>(&'a self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         self.device_ptr(stream)
@@ -57,8 +57,8 @@ impl<T: Element> Readable for CudaView<'_, T> {
 }
 
 impl<T: Element> Writable for CudaSlice<T> {
-    fn context(&self) -> ContextId {
-        ContextId::of(self.stream().context())
+    fn stream(&self) -> &Arc<CudaStream> {
+        DeviceSlice::stream(self)
     }
     fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         self.device_ptr_mut(stream)
@@ -66,8 +66,8 @@ impl<T: Element> Writable for CudaSlice<T> {
 }
 
 impl<T: Element> Writable for CudaViewMut<'_, T> {
-    fn context(&self) -> ContextId {
-        ContextId::of(DeviceSlice::stream(self).context())
+    fn stream(&self) -> &Arc<CudaStream> {
+        DeviceSlice::stream(self)
     }
     fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         self.device_ptr_mut(stream)
@@ -90,7 +90,7 @@ pub(crate) enum Target<'a> {
 impl OnDevice for Source<'_> {
     fn location(&self) -> Location {
         Location::Cuda(match self {
-            Self::Slice(slice) => slice.context(),
+            Self::Slice(slice) => ContextId::of(slice.stream().context()),
             Self::Address(_, context) => *context,
         })
     }
@@ -99,13 +99,21 @@ impl OnDevice for Source<'_> {
 impl OnDevice for Target<'_> {
     fn location(&self) -> Location {
         Location::Cuda(match self {
-            Self::Slice(slice) => slice.context(),
+            Self::Slice(slice) => ContextId::of(slice.stream().context()),
             Self::Address(_, context) => *context,
         })
     }
 }
 
 impl Source<'_> {
+    /// The stream that it was made on, if it knows.
+    pub(crate) fn stream(&self) -> Option<&Arc<CudaStream>> {
+        match self {
+            Self::Slice(slice) => Some(slice.stream()),
+            Self::Address(..) => None,
+        }
+    }
+
     pub(crate) fn read<'a>(&'a self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         match self {
             Self::Slice(slice) => slice.read(stream),
@@ -115,6 +123,14 @@ impl Source<'_> {
 }
 
 impl Target<'_> {
+    /// The stream that it was made on, if it knows.
+    pub(crate) fn stream(&self) -> Option<&Arc<CudaStream>> {
+        match self {
+            Self::Slice(slice) => Some(slice.stream()),
+            Self::Address(..) => None,
+        }
+    }
+
     pub(crate) fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         match self {
             Self::Slice(slice) => slice.write(stream),

@@ -102,7 +102,8 @@ extern "C" fn fadam_emulator_leaks(buffer: Out<c_char>, len: usize) -> usize {
     answer(&buffer, len, &lock().leaks)
 }
 
-/// Later launches execute only `count` blocks from `first` on (linear index). `count` 0: all.
+/// Later launches of more than `first` blocks execute only `count` of them from there on (linear index), smaller ones
+/// whole. `count` 0: all.
 #[unsafe(no_mangle)]
 extern "C" fn fadam_emulator_run_blocks(first: u64, count: u64) {
     lock().blocks = (count > 0).then_some((first, count));

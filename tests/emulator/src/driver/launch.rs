@@ -93,7 +93,8 @@ api! {
             dynamic_shared,
             parameters: Parameters(parameters).read(&module.kernels[*kernel].parameters)?,
         };
-        let blocks = driver.blocks;
+        let size = grid.iter().map(|&side| u64::from(side)).product::<u64>();
+        let blocks = driver.blocks.filter(|&(first, _)| first < size);
         driver.submit(stream, Work::Launch { launch: Arc::new(launch), blocks })
     }
 }
