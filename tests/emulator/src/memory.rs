@@ -76,8 +76,8 @@ pub struct Memory {
 
 /// Allocations larger than this are windows.
 pub const WINDOW_FROM: usize = 1 << 30;
-/// What backs them.
-pub const WINDOW: usize = 1 << 20;
+/// What backs them: not a power of two, so that an index that has lost its high bits lands elsewhere in it.
+pub const WINDOW: usize = 17 << 16;
 
 /// Where allocations begin.
 const ALIGN: u64 = 256;
@@ -204,11 +204,8 @@ impl Memory {
 
     /// Which allocation holds these bytes; [`Self::at`] has it.
     pub(crate) fn find(&self, address: u64, len: usize) -> Result<usize, MemoryError> {
-        let (list, first) = if address >= MODULES {
-            (&self.modules, self.allocations.len())
-        } else {
-            (&self.allocations, 0)
-        };
+        let (list, first) =
+            if address >= MODULES { (&self.modules, self.allocations.len()) } else { (&self.allocations, 0) };
         let behind = list.partition_point(|allocation| allocation.base <= address);
         let Some(slot) = behind.checked_sub(1) else {
             return Err(MemoryError::OutOfBounds { address, len, nearest: "nothing lies before".into() });
