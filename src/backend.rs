@@ -200,6 +200,7 @@ impl Backend {
     ) -> Result<Self, Error> {
         #[cfg(not(feature = "cuda"))]
         let _ = (algorithm, norms);
+        let simd = simd.map(Simd::checked).transpose()?; // also where nothing will use it
         match target {
             Target::Device(Device::Cpu) => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best))?)),
             #[cfg(feature = "cuda")]
