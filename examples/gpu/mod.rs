@@ -1,4 +1,5 @@
 //! Tensors of the host, copied to where an optimizer on a GPU works. Several programs share this module.
+#![allow(dead_code)] // each uses its part
 
 use anyhow::{Context, Result};
 use fadam::Device;
