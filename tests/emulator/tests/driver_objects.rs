@@ -331,7 +331,7 @@ fn only_some_blocks() {
     let _guard = driver(1);
     context(0);
     let (at, set, stream) = (number(0), kernel("set"), stream());
-    fadam_emulator_run_blocks(0, 1);
+    fadam_emulator_run_blocks(500, 1);
     let value = 1_u32;
     let parameters: [*const c_void; 2] = [(&raw const at).cast(), (&raw const value).cast()];
     assert_eq!(
