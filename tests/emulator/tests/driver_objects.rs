@@ -324,6 +324,14 @@ fn function_attributes_and_occupancy() {
     assert_eq!(occupancy(32, 0), 32);
     assert_eq!(occupancy(32, 47 << 10), 228 / 48);
     assert_eq!(occupancy(1025, 0), 0);
+    let bounded = load(&PTX.replacen("set_param_1)", "set_param_1)\n.maxntid 64, 1, 1", 1)).unwrap();
+    let bounded = function(bounded, "set");
+    let most: i32 = get!(cuFuncGetAttribute(0, bounded));
+    assert_eq!(most, 64);
+    let (at, value) = (number(0), 1_u32);
+    let parameters: [*const c_void; 2] = [(&raw const at).cast(), (&raw const value).cast()];
+    let code = call!(cuLaunchKernel(bounded, 1, 1, 1, 65, 1, 1, 0, null_mut(), parameters.as_ptr(), null()));
+    assert_eq!(code, INVALID_VALUE);
 }
 
 #[test]
@@ -331,7 +339,7 @@ fn only_some_blocks() {
     let _guard = driver(1);
     context(0);
     let (at, set, stream) = (number(0), kernel("set"), stream());
-    fadam_emulator_run_blocks(0, 1);
+    fadam_emulator_run_blocks(500, 1);
     let value = 1_u32;
     let parameters: [*const c_void; 2] = [(&raw const at).cast(), (&raw const value).cast()];
     assert_eq!(

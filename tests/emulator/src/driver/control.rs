@@ -106,7 +106,7 @@ extern "C" fn fadam_emulator_leaks(buffer: Out<c_char>, len: usize) -> usize {
 /// whole. `count` 0: all.
 #[unsafe(no_mangle)]
 extern "C" fn fadam_emulator_run_blocks(first: u64, count: u64) {
-    lock().blocks = (count > 0).then_some((first, count));
+    lock().blocks = (count > 0).then_some((first, first.saturating_add(count)));
 }
 
 /// Whether CUBINs of the device's architecture load. Their functions are found and cannot be launched.

@@ -37,6 +37,21 @@ impl Body {
         }
     }
 
+    /// The most threads of a block.
+    pub(super) fn max_threads(&self) -> u32 {
+        match self {
+            Self::Ptx { module, kernel } => module.kernels[*kernel].max_threads(),
+            Self::Sass { .. } => THREADS,
+        }
+    }
+
+    fn local_bytes(&self) -> usize {
+        match self {
+            Self::Ptx { module, kernel } => module.kernels[*kernel].local_bytes(),
+            Self::Sass { .. } => 0,
+        }
+    }
+
     fn static_shared(&self) -> usize {
         match self {
             Self::Ptx { module, kernel } => module.kernels[*kernel].static_shared,
@@ -83,7 +98,8 @@ impl Driver {
         let function = self.function_of(function)?;
         let capability = self.devices[self.device_of(function.context)?].capability;
         Ok(match wanted {
-            MAX_THREADS_PER_BLOCK => THREADS as i32,
+            MAX_THREADS_PER_BLOCK => function.body.max_threads() as i32,
+            LOCAL_SIZE_BYTES => function.body.local_bytes() as i32,
             SHARED_SIZE_BYTES => function.body.static_shared() as i32,
             NUM_REGS => REGISTERS_PER_THREAD as i32,
             PTX_VERSION => match &function.body {
@@ -92,7 +108,7 @@ impl Driver {
             },
             BINARY_VERSION => capability as i32,
             MAX_DYNAMIC_SHARED_SIZE_BYTES => function.most_dynamic_shared() as i32,
-            CONST_SIZE_BYTES | LOCAL_SIZE_BYTES | CACHE_MODE_CA => 0,
+            CONST_SIZE_BYTES | CACHE_MODE_CA => 0,
             PREFERRED_SHARED_MEMORY_CARVEOUT => -1,
             _ => return Err(Code::INVALID_VALUE),
         })
@@ -123,7 +139,7 @@ impl Driver {
         if threads == 0 {
             return Err(Code::INVALID_VALUE);
         }
-        if threads > THREADS || dynamic_shared > function.most_dynamic_shared() {
+        if threads > function.body.max_threads() || dynamic_shared > function.most_dynamic_shared() {
             return Ok(0);
         }
         let threads = threads.next_multiple_of(WARP);

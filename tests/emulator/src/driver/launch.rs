@@ -73,6 +73,9 @@ api! {
             return Err(Code::INVALID_HANDLE);
         }
         check_dimensions(grid, block)?;
+        if block.iter().product::<u32>() > found.body.max_threads() {
+            return Err(Code::INVALID_VALUE);
+        }
         let dynamic_shared = dynamic_shared as usize;
         if dynamic_shared > found.most_dynamic_shared() {
             return Err(Code::INVALID_VALUE);

@@ -69,7 +69,7 @@ struct Driver {
     launches: BTreeMap<String, (u64, Counts)>,
     /// Host synchronisations.
     syncs: u64,
-    /// Blocks that later launches execute. `None`: all.
+    /// Blocks that later launches execute, from the first to before the second. `None`: all.
     blocks: Option<(u64, u64)>,
     last_fault: String,
     leaks: String,

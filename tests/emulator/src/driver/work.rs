@@ -93,7 +93,7 @@ fn of_memory(what: &str, error: &MemoryError) -> Failed {
         }
         MemoryError::Uninitialised { .. } => Code::LAUNCH_FAILED,
     };
-    (code, format!("{what}: {error:x?}"))
+    (code, format!("{what}: {error}"))
 }
 
 /// Copies between devices go through the host in pieces of this many bytes.
@@ -237,7 +237,7 @@ impl Driver {
                 blocks,
             },
         )
-        .map_err(|fault| (of_fault(&fault), format!("{fault:?}")))?;
+        .map_err(|fault| (of_fault(&fault), fault.to_string()))?;
         let (launches, total) = self.launches.entry(kernel.name.clone()).or_default();
         *launches += 1;
         add(total, &counts);

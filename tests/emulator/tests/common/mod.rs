@@ -1,6 +1,8 @@
 //! A device, and launches on it.
 #![allow(dead_code, unreachable_pub)] // each test uses its part
 
+pub mod instruction;
+
 use cuda::exec::{Counts, Fault, Launch, run};
 use cuda::memory::Memory;
 use cuda::ptx::Module;
