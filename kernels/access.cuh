@@ -9,9 +9,7 @@ typedef unsigned long long u64;
 
 /// A struct, or an array of them, in device memory.
 template <class T> __device__ __forceinline__ T *global(u64 address) {
-    T *pointer = (T *)address;
-    __builtin_assume(__isGlobal(pointer));
-    return pointer;
+    return (T *)__cvta_global_to_generic(address);
 }
 
 /// The thread's place in its warp, asked for where it is wanted: known from before a loop, it would hold a register
