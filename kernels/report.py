@@ -11,7 +11,8 @@ nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm. Exits with 1 where a check fails
 spills       No stack, no local memory, no LDL or STL.
 accesses     Whatever is read or written is named global, shared or constant memory: a generic access is slower. The loop
              of a sweep has a 128-bit load and store for each array, and a 64-bit load for bf16.
-parallelism  No arithmetic stands between the first load of a row and the last: all arrays are on their way together.
+parallelism  No arithmetic stands between the first load of a row and the last: all arrays are on their way together. The
+             gradient is the last of them: bf16 is widened at once.
 rounding     What the source does not fuse is not fused. NVRTC fuses nothing under --fmad=false and says so in PTX by
              `.rn`; the assembler may fuse what lacks it, so each f32 and f64 operation must have it. That the assembler
              keeps to this is counted: there are no more FFMA than fma.rn.f32, and five for each division of f32, two
@@ -62,7 +63,10 @@ WARPS = {75: 32, 80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}
 REGISTERS, REGISTER_UNIT, WARP = 65536, 256, 32
 
 # The same figures of other people's fused AdamW on sm_90, four elements a thread: registers, loads and stores.
-PEERS = [("PyTorch 2.15, fused AdamW", 60, "4 × 128 bits", "6 × 128 bits"), ("llm.c, adamw.cuh", 24, "32 bits", "32 bits")]
+PEERS = [
+    ("PyTorch 2.15, fused AdamW", 60, "4 × 128 bits", "6 × 128 bits"),
+    ("llm.c, adamw.cuh", 24, "32 bits", "32 bits"),
+]
 
 
 def number(name):
@@ -144,7 +148,8 @@ class Kernel:
 class Tools:
     def __init__(self, nvidia):
         find = lambda pattern: next(iter(sorted(Path(nvidia).glob(pattern))), None)
-        library, self.cuobjdump, self.nvdisasm = map(find, ["*/lib/libnvrtc.so.1*", "*/bin/cuobjdump", "*/bin/nvdisasm"])
+        library = find("*/lib/libnvrtc.so.1*")
+        self.cuobjdump, self.nvdisasm = find("*/bin/cuobjdump"), find("*/bin/nvdisasm")
         if not (library and self.cuobjdump and self.nvdisasm):
             sys.exit(f"{nvidia} lacks NVRTC, cuobjdump or nvdisasm")
         self.nvrtc = ctypes.CDLL(str(library))
@@ -173,7 +178,8 @@ class Tools:
             self.call(f"nvrtcGet{what}", program, buffer)
             return buffer.raw
 
-        texts, names = strings([path.read_bytes() for path in self.headers]), strings([path.name.encode() for path in self.headers])
+        texts = strings([path.read_bytes() for path in self.headers])
+        names = strings([path.name.encode() for path in self.headers])
         source, name = (KERNELS / file).read_bytes(), file.encode()
         self.call("nvrtcCreateProgram", ctypes.byref(program), source, name, len(self.headers), texts, names)
         try:
@@ -189,7 +195,7 @@ class Tools:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(cubin)
             file.flush()
-            run = lambda *command: subprocess.run([*command, file.name], check=True, capture_output=True, text=True).stdout
+            run = lambda *command: subprocess.check_output([*command, file.name], text=True)
             return run(self.cuobjdump, "-res-usage"), run(self.nvdisasm, "-c")
 
 
@@ -257,6 +263,10 @@ class Entry:
                  if re.match(r"F(ADD|MUL|FMA)|MUFU", self.code[at])]
         if early:
             yield f"{len(early)} operations before the last load of a row: {early[0]}"
+        bf16 = [at for at in loads if self.code[at].startswith("LDG.E.64")]
+        late = [at for at in loads if bf16 and at > bf16[0] and self.code[at].startswith("LDG.E.128")]
+        if self.kernel.rows == 1 and len(late) > self.kernel.gradients:  # the gradient in f32 may come after that in bf16
+            yield f"{len(late)} 128-bit loads after bf16's"
 
     def fusions(self, power):
         plain = re.findall(r"\b(?:(?:add|sub|mul|mad)\.f(?:32|64)|\w+(?:\.\w+)*\.(?:ftz|approx)(?:\.\w+)*)\b", self.ptx)
@@ -322,7 +332,8 @@ def tables(results, tools, shown, others, missing):
     for file, title in titles.items():
         keys = [key for key in results if key[0] == file and results[key][shown[0]].kernel.sweep]
         yield f"\n### {title}\n"
-        yield f"| kernel | variant | registers, sm_{order} | occupancy, % | LDG, loop | LDG, rest | STG, loop | STG, rest |"
+        yield (f"| kernel | variant | registers, sm_{order} | occupancy, % | LDG, loop | LDG, rest | STG, loop | "
+               "STG, rest |")
         yield "|---|---|---|---|---|---|---|---|"
         yield from rows((key[1], key[2], cells([results[key][a] for a in shown], shown)) for key in keys)
         rest = [(results[key][a], a) for key in keys for a in others]
@@ -344,7 +355,8 @@ def beside(results):
     """AdamW beside other people's."""
     ours = results[90]
     bits = lambda operation: f"{ours.accesses(operation, True)[0] - 1} × 128 bits"  # less amsgrad's
-    yield "\nBeside others' fused AdamW on sm_90, with four elements a thread; ours without the fifth array, amsgrad's:\n"
+    yield ("\nBeside others' fused AdamW on sm_90, with four elements a thread; ours without the fifth array, "
+           "amsgrad's:\n")
     yield "| | registers | occupancy by registers, % | loads | stores |"
     yield "|---|---|---|---|---|"
     for name, registers, loads, stores in [("`adam`", ours.registers, bits("LDG"), bits("STG")), *PEERS]:

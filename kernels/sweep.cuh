@@ -13,8 +13,8 @@
 #define FADAM_VECTOR (FADAM_LANES / FADAM_WARP)
 #define FADAM_WHOLE_WARP 0xffffffffu
 
-/// The chunk that a warp works on, as one of its threads sees it: a share of FADAM_VECTOR elements of each row, or what is
-/// left of them. There is one address an array and one count, moved on row by row, because that takes the fewest registers.
+/// The chunk that a warp works on, as one of its threads sees it: a share of FADAM_VECTOR elements of each row, or what
+/// is left of them. One address an array and one count move on row by row, because that takes the fewest registers.
 struct Chunk {
     u64 index;      // in the row of all chunks
     u64 task_index; // of its tensor
