@@ -23,7 +23,7 @@ TREE = WORK / "tree"
 PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "docs", "examples", "benches", "tests"]
 # The quick ones first: cargo stops at the first that fails.
 TESTS = ["bad_input", "edge_cases", "geometry", "speculation", "lost", "no_alloc", "properties", "oracle"]
-CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_order", "cuda_faults", "cuda_traffic", "cuda_parity"]
+CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 LIMIT = 300  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
