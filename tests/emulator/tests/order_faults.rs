@@ -71,7 +71,7 @@ fn blocks_have_no_order() {
     caught("atom.global.add.u32 %w2, [%d0], 1; // here\nld.global.u32 %w3, [%d0];", (2, 1), Race, 1, 0);
     let reader = "setp.eq.s32 %p0, %w1, 2;\n@%p0 ld.global.u32 %w3, [%d0]; // here\n";
     caught(&format!("{reader}@!%p0 atom.global.add.u32 %w2, [%d0], 1;"), (3, 1), Race, 2, 0);
-    caught("ld.global.u32 %w3, [%d0];\natom.global.add.u32 %w2, [%d0], 1; // here", (2, 1), Race, 1, 0);
+    caught("ld.global.u32 %w3, [%d0]; // here\natom.global.add.u32 %w2, [%d0], 1;", (2, 1), Race, 1, 0);
     passes("atom.global.add.u32 %w2, [%d0], 1;\nld.global.u32 %w3, [%d0];", (1, 1));
 }
 
