@@ -204,11 +204,8 @@ impl Memory {
 
     /// Which allocation holds these bytes; [`Self::at`] has it.
     pub(crate) fn find(&self, address: u64, len: usize) -> Result<usize, MemoryError> {
-        let (list, first) = if address >= MODULES {
-            (&self.modules, self.allocations.len())
-        } else {
-            (&self.allocations, 0)
-        };
+        let (list, first) =
+            if address >= MODULES { (&self.modules, self.allocations.len()) } else { (&self.allocations, 0) };
         let behind = list.partition_point(|allocation| allocation.base <= address);
         let Some(slot) = behind.checked_sub(1) else {
             return Err(MemoryError::OutOfBounds { address, len, nearest: "nothing lies before".into() });

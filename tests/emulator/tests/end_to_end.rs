@@ -77,7 +77,8 @@ fn adamw_is_the_plain_loop() {
             } else {
                 upload(&mut memory, &g)
             };
-            let bytes = arguments(HYPER, [addresses[0], addresses[1], addresses[2], gradient], len as u64, bf16);
+            let bytes =
+                arguments(HYPER, [addresses[0], addresses[1], addresses[2], gradient], len as u64, bf16);
             let counts = launch(&mut memory, &module, "adamw", (5, 128), &bytes, seed).expect("no fault");
             for i in 0..len {
                 element(HYPER, g[i], &mut p[i], &mut m[i], &mut v[i]);
@@ -119,7 +120,8 @@ fn norm_and_finalize_are_the_plain_loop() {
 
             let starts = upload(&mut memory, &[0_u64, 3, 3, 8, 30]);
             let out = memory.allocate(32).expect("room");
-            let mut bytes: Vec<u8> = [partials, chunks as u64, out, starts].iter().flat_map(Bytes::bytes).collect();
+            let mut bytes: Vec<u8> =
+                [partials, chunks as u64, out, starts].iter().flat_map(Bytes::bytes).collect();
             bytes.extend(5_u32.bytes());
             bytes.extend([0; 4]);
             bytes.extend(9_u64.bytes());
@@ -173,7 +175,8 @@ fn powers_are_near() {
         let module = Module::parse(text).expect("it is NVRTC's");
         let x: Vec<f32> = values(5, 300).iter().map(|x| x.abs()).collect();
         let y: Vec<f32> = values(6, 300).iter().map(|x| x.clamp(-3.0, 3.0)).collect();
-        let (u, w): (Vec<f64>, Vec<f64>) = x.iter().zip(&y).map(|(x, y)| (f64::from(*x), f64::from(*y) * 1.1)).unzip();
+        let (u, w): (Vec<f64>, Vec<f64>) =
+            x.iter().zip(&y).map(|(x, y)| (f64::from(*x), f64::from(*y) * 1.1)).unzip();
         let mut memory = device();
         let (single, twice) = (memory.allocate(1200).expect("room"), memory.allocate(2400).expect("room"));
         let mut bytes = upload(&mut memory, &x).bytes();
@@ -214,7 +217,8 @@ fn speed() {
         let start = std::time::Instant::now();
         let counts = launch(&mut memory, &module, "adamw", (1024, 128), &bytes, seed).expect("no fault");
         let seconds = start.elapsed().as_secs_f64();
-        let (elements, instructions) = (len as f64 / seconds / 1e6, counts.instructions as f64 / seconds / 1e6);
+        let (elements, instructions) =
+            (len as f64 / seconds / 1e6, counts.instructions as f64 / seconds / 1e6);
         println!("seed {seed}: {elements:.1} M elements/s, {instructions:.1} M warp instructions/s");
     }
 }

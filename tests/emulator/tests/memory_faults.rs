@@ -13,10 +13,7 @@ const ALL: u32 = WORDS as u32;
 fn beyond_the_end_of_global_memory() {
     let last = ALL - 1;
     caught(&format!("st.global.u32 [%d2+4], %w0; // here\n//{last}"), (1, ALL), OutOfBounds, 0, last);
-    passes(
-        &format!("setp.ge.u32 %p0, %w0, {last};\n@!%p0 st.global.u32 [%d2+4], 0;"),
-        (1, ALL),
-    );
+    passes(&format!("setp.ge.u32 %p0, %w0, {last};\n@!%p0 st.global.u32 [%d2+4], 0;"), (1, ALL));
     caught("ld.global.u32 %w2, [%d2+-4]; // here", (1, ALL), OutOfBounds, 0, 0);
     // A whole warp, one behind the other, the last one over the edge.
     caught("ld.global.v2.u32 {%w2, %w3}, [%d0+1024]; // here", (1, 32), OutOfBounds, 0, 0);
@@ -85,7 +82,9 @@ fn never_written() {
     passes(&format!("{address}st.global.u32 [%d3], %w0;\nld.global.u32 %w2, [%d3];"), (1, 32));
     // One byte of four.
     caught(
-        &format!("{address}st.global.u16 [%d3], %w0;\nst.global.u8 [%d3+2], %w0;\nld.global.u32 %w2, [%d3]; // here"),
+        &format!(
+            "{address}st.global.u16 [%d3], %w0;\nst.global.u8 [%d3+2], %w0;\nld.global.u32 %w2, [%d3]; // here"
+        ),
         (1, 32),
         Uninitialised,
         0,
@@ -98,7 +97,13 @@ fn never_written() {
     caught(&format!("{first}ld.shared.u32 %w2, [shared]; // here"), (2, 1), Uninitialised, 1, 0);
     caught("ld.local.u32 %w2, [local]; // here", (1, 1), Uninitialised, 0, 0);
     caught("add.s32 %w2, %w3, 1; // here", (1, 1), Uninitialised, 0, 0);
-    caught("setp.lt.u32 %p0, %w0, 5;\n@%p0 mov.u32 %w3, 1;\nadd.s32 %w2, %w3, 1; // here", (1, 32), Uninitialised, 0, 5);
+    caught(
+        "setp.lt.u32 %p0, %w0, 5;\n@%p0 mov.u32 %w3, 1;\nadd.s32 %w2, %w3, 1; // here",
+        (1, 32),
+        Uninitialised,
+        0,
+        5,
+    );
     passes("setp.lt.u32 %p0, %w0, 5;\n@%p0 mov.u32 %w3, 1;\n@%p0 add.s32 %w2, %w3, 1;", (1, 32));
     // A copy is no use of the value; what is done with the copy is.
     caught("mov.u32 %w3, %w4;\nst.global.u32 [%d2], %w3; // here", (1, 1), Uninitialised, 0, 0);

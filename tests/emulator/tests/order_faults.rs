@@ -44,7 +44,11 @@ fn no_order_within_a_warp() {
     let back = "sub.s32 %w3, %w0, 16;\nshl.b32 %w3, %w3, 2;\n@%p4 ld.shared.u32 %w4, [%w3];\n";
     passes(&format!("{read}{chain}{back}"), (1, 32));
     caught(
-        &format!("{read}{}{}", chain.replace("@%p0 bar.warp.sync 0xffff;\n", ""), back.replace(";\n", "; // here\n").replace("16; // here", "16;").replace("2; // here", "2;")),
+        &format!(
+            "{read}{}{}",
+            chain.replace("@%p0 bar.warp.sync 0xffff;\n", ""),
+            back.replace(";\n", "; // here\n").replace("16; // here", "16;").replace("2; // here", "2;")
+        ),
         (1, 32),
         Race,
         0,
@@ -63,8 +67,20 @@ fn blocks_have_no_order() {
     passes(&format!("{write}@%p0 red.global.add.u32 [%d0], 7;"), (5, 32));
     // One writes, all read.
     let first = "setp.eq.s32 %p0, %w1, 0;\n";
-    caught(&format!("{first}@%p0 st.global.u32 [%d2], 7;\nld.global.u32 %w2, [%d0]; // here"), (2, 1), Race, 1, 0);
-    caught(&format!("ld.global.u32 %w2, [%d0];\nsetp.eq.s32 %p0, %w1, 2;\n@%p0 st.global.u32 [%d2], 7; // here"), (3, 1), Race, 2, 0);
+    caught(
+        &format!("{first}@%p0 st.global.u32 [%d2], 7;\nld.global.u32 %w2, [%d0]; // here"),
+        (2, 1),
+        Race,
+        1,
+        0,
+    );
+    caught(
+        &format!("ld.global.u32 %w2, [%d0];\nsetp.eq.s32 %p0, %w1, 2;\n@%p0 st.global.u32 [%d2], 7; // here"),
+        (3, 1),
+        Race,
+        2,
+        0,
+    );
     // The writer reads last before it writes: the other reader is still known.
     passes("ld.global.u32 %w2, [%d0];", (3, 32));
     // An atomic does not protect a plain access.
@@ -81,9 +97,21 @@ fn bytes_are_told_apart() {
     passes(&format!("{address}st.global.u8 [%d3], %w0;\nld.global.u8 %w2, [%d3];"), (1, 64));
     let address = "mul.wide.u32 %d3, %w0, 2;\nadd.s64 %d3, %d0, %d3;\n";
     passes(&format!("{address}st.global.u16 [%d3], %w0;"), (1, 64));
-    caught(&format!("{address}st.global.u16 [%d3], %w0;\nld.global.u8 %w2, [%d0+3]; // here"), (1, 2), Race, 0, 0);
+    caught(
+        &format!("{address}st.global.u16 [%d3], %w0;\nld.global.u8 %w2, [%d0+3]; // here"),
+        (1, 2),
+        Race,
+        0,
+        0,
+    );
     // A page that was read by words, then by halves.
-    caught(&format!("ld.global.u32 %w3, [%d2];\n{address}st.global.u16 [%d3], %w0; // here"), (1, 32), Race, 0, 1);
+    caught(
+        &format!("ld.global.u32 %w3, [%d2];\n{address}st.global.u16 [%d3], %w0; // here"),
+        (1, 32),
+        Race,
+        0,
+        1,
+    );
 }
 
 #[test]
@@ -117,7 +145,10 @@ fn barriers_that_not_all_reach() {
     passes("setp.lt.u32 %p0, %w0, 64;\n@%p0 bar.sync 0;", (1, 64));
     passes("bar.sync 0;\nbar.sync 1;\nbarrier.sync 3;", (3, 64));
     // Warps may come to one barrier from different places.
-    passes("setp.lt.u32 %p0, %w0, 32;\n@%p0 bra $other;\nbar.sync 0;\nbra $end;\n$other:\nbar.sync 0;\n$end:\nmov.u32 %w2, 0;", (1, 64));
+    passes(
+        "setp.lt.u32 %p0, %w0, 32;\n@%p0 bra $other;\nbar.sync 0;\nbra $end;\n$other:\nbar.sync 0;\n$end:\nmov.u32 %w2, 0;",
+        (1, 64),
+    );
 }
 
 #[test]
@@ -126,7 +157,13 @@ fn masks() {
     passes(&shuffle("-1", ""), (1, 32));
     caught(&shuffle("0x7fffffff", " // here"), (1, 32), InactiveLane, 0, 30);
     // Lane 15 reads from lane 16, which is not there.
-    caught(&format!("setp.lt.u32 %p0, %w0, 16;\n@%p0 {}", shuffle("0xffff", " // here")), (1, 32), InactiveLane, 0, 15);
+    caught(
+        &format!("setp.lt.u32 %p0, %w0, 16;\n@%p0 {}", shuffle("0xffff", " // here")),
+        (1, 32),
+        InactiveLane,
+        0,
+        15,
+    );
     passes("setp.lt.u32 %p0, %w0, 16;\n@%p0 shfl.sync.down.b32 %w2, %w0, 1, 0x101f, 0xffff;", (1, 32));
     // Lanes that have exited, or were never there.
     let gone = "setp.ge.u32 %p0, %w0, 30;\n@%p0 ret;\n";
@@ -137,7 +174,10 @@ fn masks() {
     passes(&format!("{gone}shfl.sync.bfly.b32 %w2, %w0, 1, 31, 0x3fffffff;"), (1, 32));
     // Lanes that never come.
     let fault = caught(
-        &format!("setp.ge.u32 %p0, %w0, 16;\n@%p0 bra $wait;\n{}\nbra $end;\n$wait:\nbar.sync 0;\n$end:\nmov.u32 %w2, 0;", shuffle("-1", " // here")),
+        &format!(
+            "setp.ge.u32 %p0, %w0, 16;\n@%p0 bra $wait;\n{}\nbra $end;\n$wait:\nbar.sync 0;\n$end:\nmov.u32 %w2, 0;",
+            shuffle("-1", " // here")
+        ),
         (1, 32),
         InactiveLane,
         0,
@@ -149,14 +189,26 @@ fn masks() {
     let fault = caught(&format!("{two}{}", shuffle("%w3", " // here")), (1, 32), InactiveLane, 0, 0);
     assert!(fault.detail.contains("in lane 16"), "{fault}");
     // Two groups at one instruction.
-    passes("setp.lt.u32 %p0, %w0, 16;\nselp.b32 %w3, 0xffff, 0xffff0000, %p0;\nshfl.sync.bfly.b32 %w2, %w0, 1, 31, %w3;", (1, 32));
+    passes(
+        "setp.lt.u32 %p0, %w0, 16;\nselp.b32 %w3, 0xffff, 0xffff0000, %p0;\nshfl.sync.bfly.b32 %w2, %w0, 1, 31, %w3;",
+        (1, 32),
+    );
     // Votes and bar.warp.sync.
-    caught("setp.lt.u32 %p0, %w0, 16;\nvote.sync.all.pred %p1, %p0, 0xffff; // here", (1, 32), InactiveLane, 0, 16);
+    caught(
+        "setp.lt.u32 %p0, %w0, 16;\nvote.sync.all.pred %p1, %p0, 0xffff; // here",
+        (1, 32),
+        InactiveLane,
+        0,
+        16,
+    );
     caught("setp.lt.u32 %p0, %w0, 16;\n@%p0 bar.warp.sync -1; // here", (1, 32), InactiveLane, 0, 0);
     passes("setp.lt.u32 %p0, %w0, 16;\n@%p0 bar.warp.sync 0xffff;", (1, 32));
     // Lanes that come later, by another way.
     passes(
-        &format!("setp.lt.u32 %p0, %w0, 16;\n@%p0 bra $there;\nadd.s32 %w5, %w0, 1;\nbra $there;\n$there:\n{}", shuffle("-1", "")),
+        &format!(
+            "setp.lt.u32 %p0, %w0, 16;\n@%p0 bra $there;\nadd.s32 %w5, %w0, 1;\nbra $there;\n$there:\n{}",
+            shuffle("-1", "")
+        ),
         (1, 32),
     );
 }

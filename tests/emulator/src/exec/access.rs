@@ -32,7 +32,13 @@ impl Warp {
         }
     }
 
-    pub(super) fn load(&mut self, block: &mut Block<'_>, access: &Access, at: u32, active: u32) -> Result<(), Problem> {
+    pub(super) fn load(
+        &mut self,
+        block: &mut Block<'_>,
+        access: &Access,
+        at: u32,
+        active: u32,
+    ) -> Result<(), Problem> {
         self.check_written(block.code, access.base, active)?;
         let addresses = self.addresses(access.base, access.offset);
         self.transfer(block, access, at, active, &addresses, false)?;
@@ -42,7 +48,13 @@ impl Warp {
         Ok(())
     }
 
-    pub(super) fn store(&mut self, block: &mut Block<'_>, access: &Access, at: u32, active: u32) -> Result<(), Problem> {
+    pub(super) fn store(
+        &mut self,
+        block: &mut Block<'_>,
+        access: &Access,
+        at: u32,
+        active: u32,
+    ) -> Result<(), Problem> {
         self.check_written(block.code, access.base, active)?;
         for source in access.elements.iter().flatten() {
             self.check_written(block.code, *source, active)?;
@@ -124,7 +136,13 @@ impl Warp {
     }
 
     /// Parameters and constants.
-    fn constant(&mut self, access: &Access, from: &[u8], active: u32, addresses: &Doubles) -> Result<(), Problem> {
+    fn constant(
+        &mut self,
+        access: &Access,
+        from: &[u8],
+        active: u32,
+        addresses: &Doubles,
+    ) -> Result<(), Problem> {
         let size = access.size * access.elements.len();
         for lane in lanes(active) {
             let range = within(addresses[lane], size, from.len(), lane, access.space)?;
@@ -133,7 +151,13 @@ impl Warp {
         Ok(())
     }
 
-    fn local(&mut self, access: &Access, active: u32, addresses: &Doubles, store: bool) -> Result<(), Problem> {
+    fn local(
+        &mut self,
+        access: &Access,
+        active: u32,
+        addresses: &Doubles,
+        store: bool,
+    ) -> Result<(), Problem> {
         let size = access.size * access.elements.len();
         let frame = self.local.len() / LANES;
         for lane in lanes(active) {
@@ -195,7 +219,12 @@ impl Warp {
 
     /// Lanes of one store that write the same bytes must write the same values. Returns those whose bytes an earlier lane
     /// writes too.
-    pub(super) fn check_distinct(&self, access: &Access, active: u32, addresses: &Doubles) -> Result<u32, Problem> {
+    pub(super) fn check_distinct(
+        &self,
+        access: &Access,
+        active: u32,
+        addresses: &Doubles,
+    ) -> Result<u32, Problem> {
         let size = (access.size * access.elements.len()) as u64;
         let mut behind = 0;
         let ascending = lanes(active).all(|lane| {
@@ -210,10 +239,18 @@ impl Warp {
         for lane in lanes(active) {
             let before = active & ((1 << lane) - 1);
             // All are aligned to their size: they are the same bytes or none.
-            let Some(other) = lanes(before).find(|other| addresses[*other] == addresses[lane]) else { continue };
-            if access.elements.iter().flatten().any(|source| self.get(*source, lane) != self.get(*source, other)) {
+            let Some(other) = lanes(before).find(|other| addresses[*other] == addresses[lane]) else {
+                continue;
+            };
+            if access
+                .elements
+                .iter()
+                .flatten()
+                .any(|source| self.get(*source, lane) != self.get(*source, other))
+            {
                 let address = addresses[lane];
-                let detail = format!("lanes {other} and {lane} of one store write different values to {address:#x}");
+                let detail =
+                    format!("lanes {other} and {lane} of one store write different values to {address:#x}");
                 return problem(FaultKind::Race, lane, detail);
             }
             again |= 1 << lane;

@@ -19,15 +19,45 @@ fn apply(kind: AtomicKind, size: usize, old: u64, operand: u64, swap: u64) -> u6
         AtomicKind::AddF64 => (f64::from_bits(old) + f64::from_bits(operand)).to_bits(),
         AtomicKind::Min => old.min(operand),
         AtomicKind::Max => old.max(operand),
-        AtomicKind::MinSigned => if signed(operand) < signed(old) { operand } else { old },
-        AtomicKind::MaxSigned => if signed(operand) > signed(old) { operand } else { old },
+        AtomicKind::MinSigned => {
+            if signed(operand) < signed(old) {
+                operand
+            } else {
+                old
+            }
+        }
+        AtomicKind::MaxSigned => {
+            if signed(operand) > signed(old) {
+                operand
+            } else {
+                old
+            }
+        }
         AtomicKind::And => old & operand,
         AtomicKind::Or => old | operand,
         AtomicKind::Xor => old ^ operand,
         AtomicKind::Exchange => operand,
-        AtomicKind::CompareAndSwap => if old == operand { swap } else { old },
-        AtomicKind::Increment => if old >= operand { 0 } else { old + 1 },
-        AtomicKind::Decrement => if old == 0 || old > operand { operand } else { old - 1 },
+        AtomicKind::CompareAndSwap => {
+            if old == operand {
+                swap
+            } else {
+                old
+            }
+        }
+        AtomicKind::Increment => {
+            if old >= operand {
+                0
+            } else {
+                old + 1
+            }
+        }
+        AtomicKind::Decrement => {
+            if old == 0 || old > operand {
+                operand
+            } else {
+                old - 1
+            }
+        }
     }
 }
 
@@ -51,7 +81,8 @@ impl Warp {
         for lane in lanes(active) {
             let address = addresses[lane];
             let generic_shared = atomic.space == Space::Generic && address >> 32 == shared >> 32;
-            let (operand, swap) = (self.get(atomic.operand, lane), atomic.swap.map_or(0, |swap| self.get(swap, lane)));
+            let (operand, swap) =
+                (self.get(atomic.operand, lane), atomic.swap.map_or(0, |swap| self.get(swap, lane)));
             let act = |bytes: &mut [u8]| {
                 let old = load_bytes(bytes);
                 bytes.copy_from_slice(&apply(atomic.kind, size, old, operand, swap).to_le_bytes()[..size]);
@@ -61,7 +92,13 @@ impl Warp {
                 let address = if generic_shared { address - shared } else { address };
                 let range = within(address, size, block.shared.len(), lane, Space::Shared)?;
                 let events = &block.memory.events;
-                let view = View { events, first: block.first_event, event: event.0, me: event.1, known: &self.known };
+                let view = View {
+                    events,
+                    first: block.first_event,
+                    event: event.0,
+                    me: event.1,
+                    known: &self.known,
+                };
                 if let Err(conflict) = block.shared_shadow.touch(range.clone(), Touch::Atomic, lane, &view) {
                     return Err(block.race(conflict, "shared memory", conflict.offset as u64));
                 }

@@ -47,7 +47,8 @@ pub(super) fn run(memory: &mut Memory, launch: &Launch<'_>) -> Result<Counts, Fa
         hints: vec![0; code.instructions.len()],
     };
     let threads = launch.block.iter().product::<u32>();
-    let mut warps: Vec<Warp> = (0..threads.div_ceil(LANES as u32)).map(|i| Warp::new(code, i, threads)).collect();
+    let mut warps: Vec<Warp> =
+        (0..threads.div_ceil(LANES as u32)).map(|i| Warp::new(code, i, threads)).collect();
     let count = launch.grid.iter().map(|n| u64::from(*n)).product();
     let (first, end) = launch.blocks.unwrap_or((0, count));
     let (first, end) = (first.min(count), end.min(count));
@@ -121,8 +122,10 @@ impl Block<'_> {
 
     /// Why the barrier that all running threads wait at does not open: the waiting thread, and who is missing.
     fn divergent(&self, warps: &[Warp]) -> Option<(usize, u32, Problem)> {
-        let (first, waiting) =
-            warps.iter().enumerate().find_map(|(i, warp)| warp.fragments.first().map(|fragment| (i, *fragment)))?;
+        let (first, waiting) = warps
+            .iter()
+            .enumerate()
+            .find_map(|(i, warp)| warp.fragments.first().map(|fragment| (i, *fragment)))?;
         let barrier = self.barrier(waiting)?;
         let missing = warps.iter().find_map(|warp| {
             let thread = |lane: u32| warp.thread(lane as usize, self.launch.block);
@@ -135,7 +138,10 @@ impl Block<'_> {
                 let (one, other) = if one.at == waiting.at { (one, other) } else { (other, one) };
                 let (lane, line) = (other.lanes.trailing_zeros(), self.line(other.at));
                 let with = thread(one.lanes.trailing_zeros());
-                return Some(format!("thread {:?} waits at line {line}, apart from {with:?} of its warp", thread(lane)));
+                return Some(format!(
+                    "thread {:?} waits at line {line}, apart from {with:?} of its warp",
+                    thread(lane)
+                ));
             }
             warp.fragments.iter().find_map(|fragment| {
                 let other = self.barrier(*fragment)?;
@@ -143,7 +149,10 @@ impl Block<'_> {
                     && other.reduce.map(|reduce| reduce.kind) == barrier.reduce.map(|reduce| reduce.kind);
                 let line = self.line(fragment.at);
                 (!same).then(|| {
-                    format!("thread {:?} waits at another barrier, line {line}", thread(fragment.lanes.trailing_zeros()))
+                    format!(
+                        "thread {:?} waits at another barrier, line {line}",
+                        thread(fragment.lanes.trailing_zeros())
+                    )
                 })
             })
         })?;

@@ -27,7 +27,8 @@ fn wrong(launch: &Launch<'_>) -> Option<String> {
     let Launch { kernel, grid, block, .. } = launch;
     let code = &kernel.code;
     let threads: u64 = block.iter().map(|n| u64::from(*n)).product();
-    let within = |size: &[u32; 3], max: &[u32; 3]| size.iter().zip(max).all(|(n, max)| (1..=*max).contains(n));
+    let within =
+        |size: &[u32; 3], max: &[u32; 3]| size.iter().zip(max).all(|(n, max)| (1..=*max).contains(n));
     if !within(block, &MAX_BLOCK) || threads > MAX_THREADS {
         return Some(format!("a block of {block:?} threads"));
     }

@@ -22,7 +22,9 @@ enum Shape {
 fn shape(addresses: &Doubles, size: usize, active: u32) -> Shape {
     let first = addresses[0];
     let step = size as u64;
-    if active == !0 && (0..LANES).fold(true, |row, i| row & (addresses[i] == first.wrapping_add(i as u64 * step))) {
+    if active == !0
+        && (0..LANES).fold(true, |row, i| row & (addresses[i] == first.wrapping_add(i as u64 * step)))
+    {
         return Shape::Row;
     }
     let first = addresses[active.trailing_zeros() as usize];
@@ -78,7 +80,9 @@ impl Block<'_> {
         let (lane, line) = (conflict.tag % LANES as u32, self.line(event.at));
         let block = if event.block == self.number { "of this block" } else { "of another block" };
         let thread = event.warp * LANES as u32 + lane;
-        let detail = format!("{memory} at {address:#x}; thread {thread} {block} was there at line {line}, in no order");
+        let detail = format!(
+            "{memory} at {address:#x}; thread {thread} {block} was there at line {line}, in no order"
+        );
         Problem { kind: FaultKind::Race, lane: conflict.lane, detail }
     }
 

@@ -32,7 +32,8 @@ pub(super) fn blocks(count: u64, seed: u64) -> impl Iterator<Item = u64> {
             step = step % count + 1;
         }
     }
-    (0..count).map(move |i| ((u128::from(start) + u128::from(i) * u128::from(step)) % u128::from(count)) as u64)
+    (0..count)
+        .map(move |i| ((u128::from(start) + u128::from(i) * u128::from(step)) % u128::from(count)) as u64)
 }
 
 fn common_divisor(a: u64, b: u64) -> u64 {

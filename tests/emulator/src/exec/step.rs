@@ -22,7 +22,8 @@ fn blend<T: Copy>(into: &mut [T; LANES], from: &[T; LANES], active: u32) {
 impl Warp {
     #[inline]
     pub(super) fn compute(&mut self, code: &Code, compute: &Compute, active: u32) -> Result<(), Problem> {
-        let mut known = compute.reads.iter().fold(!0, |known, read| known & self.initialised[usize::from(*read)]);
+        let mut known =
+            compute.reads.iter().fold(!0, |known, read| known & self.initialised[usize::from(*read)]);
         if let Some((_, with)) = compute.combine {
             known &= self.initialised[code.initialised(with)];
         }
@@ -67,8 +68,12 @@ impl Warp {
             Operation::Load(access) => self.load(block, access, at, active),
             Operation::Store(access) => self.store(block, access, at, active),
             Operation::Atomic(atomic) => self.atomic(block, atomic, at, active),
-            Operation::Unpack { source, bits, targets } => self.unpack(block.code, *source, *bits, targets, active),
-            Operation::Pack { target, bits, sources } => self.pack(block.code, *target, *bits, sources, active),
+            Operation::Unpack { source, bits, targets } => {
+                self.unpack(block.code, *source, *bits, targets, active)
+            }
+            Operation::Pack { target, bits, sources } => {
+                self.pack(block.code, *target, *bits, sources, active)
+            }
             Operation::ActiveMask { target } => {
                 for lane in lanes(active) {
                     self.put(*target, lane, u64::from(active));

@@ -16,7 +16,12 @@ fn mask_of(operation: &Operation) -> Option<Register> {
 
 impl Warp {
     /// Executes for those of the active lanes whose whole group is there; returns these.
-    pub(super) fn together(&mut self, code: &Code, operation: &Operation, active: u32) -> Result<u32, Problem> {
+    pub(super) fn together(
+        &mut self,
+        code: &Code,
+        operation: &Operation,
+        active: u32,
+    ) -> Result<u32, Problem> {
         let Some(mask) = mask_of(operation) else { return Ok(active) };
         self.check_written(code, mask, active)?;
         match operation {
@@ -51,13 +56,21 @@ impl Warp {
 
     fn check_group(&self, lane: usize, group: u32, active: u32, masks: &[u32; LANES]) -> Result<(), Problem> {
         if group >> lane & 1 == 0 {
-            return problem(FaultKind::InactiveLane, lane, format!("the mask {group:#010x} leaves out lane {lane} itself"));
+            return problem(
+                FaultKind::InactiveLane,
+                lane,
+                format!("the mask {group:#010x} leaves out lane {lane} itself"),
+            );
         }
         let gone = group & (self.exited | !self.lanes);
         if gone != 0 {
             let other = gone.trailing_zeros();
             let why = if self.lanes >> other & 1 == 0 { "does not exist" } else { "has exited" };
-            return problem(FaultKind::InactiveLane, lane, format!("the mask {group:#010x} names lane {other}, which {why}"));
+            return problem(
+                FaultKind::InactiveLane,
+                lane,
+                format!("the mask {group:#010x} names lane {other}, which {why}"),
+            );
         }
         match lanes(group & active).find(|other| masks[*other] != group) {
             None => Ok(()),

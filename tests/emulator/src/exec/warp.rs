@@ -145,7 +145,14 @@ impl Warp {
     }
 
     /// The event of an instruction that touches memory now, and what it is.
-    pub(super) fn event(&mut self, events: &mut Events, at: u32, block: u32, epoch: u32, atomic: bool) -> (u32, Event) {
+    pub(super) fn event(
+        &mut self,
+        events: &mut Events,
+        at: u32,
+        block: u32,
+        epoch: u32,
+        atomic: bool,
+    ) -> (u32, Event) {
         let event = Event { block, warp: self.index, epoch, tick: self.tick, at, atomic };
         let (interval, number) = &mut self.events[at as usize];
         if *interval != self.interval {
@@ -193,7 +200,11 @@ impl Warp {
         if missing == 0 {
             return Ok(());
         }
-        problem(FaultKind::Uninitialised, missing.trailing_zeros() as usize, "a register that was never written")
+        problem(
+            FaultKind::Uninitialised,
+            missing.trailing_zeros() as usize,
+            "a register that was never written",
+        )
     }
 
     /// Runs up to `budget` instructions. On an error, also which instruction.

@@ -15,9 +15,9 @@ fn extract(value: u64, width: u32, start: u32, len: u32, signed: bool) -> u64 {
 
 fn insert(from: u64, into: u64, width: u32, start: u32, len: u32) -> u64 {
     let (start, len) = (start & 0xff, len & 0xff);
-    (0..len).take_while(|i| start + i < width).fold(into, |field, i| {
-        field & !(1 << (start + i)) | (from >> i & 1) << (start + i)
-    })
+    (0..len)
+        .take_while(|i| start + i < width)
+        .fold(into, |field, i| field & !(1 << (start + i)) | (from >> i & 1) << (start + i))
 }
 
 /// `prmt` in its default mode: each nibble of the selector takes one byte of `{b, a}`, or its sign all over.
@@ -39,7 +39,13 @@ fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
 }
 
 fn highest(a: u32, shift_amount: bool) -> u32 {
-    if a == 0 { !0 } else if shift_amount { a.leading_zeros() } else { 31 - a.leading_zeros() }
+    if a == 0 {
+        !0
+    } else if shift_amount {
+        a.leading_zeros()
+    } else {
+        31 - a.leading_zeros()
+    }
 }
 
 pub(super) fn find(opcode: &str) -> Option<Entry> {
@@ -52,7 +58,9 @@ fn moves(opcode: &str) -> Option<Entry> {
         "mov.b16" | "mov.u16" | "mov.s16" => op!(|a: u16| -> u16 { a }),
         "mov.b32" | "mov.u32" | "mov.s32" | "mov.f32" => op!(|a: u32| -> u32 { a }),
         "mov.b64" | "mov.u64" | "mov.s64" | "mov.f64" => op!(|a: u64| -> u64 { a }),
-        "selp.b16" | "selp.u16" | "selp.s16" => op!(|a: u16, b: u16, p: bool| -> u16 { if p { a } else { b } }),
+        "selp.b16" | "selp.u16" | "selp.s16" => {
+            op!(|a: u16, b: u16, p: bool| -> u16 { if p { a } else { b } })
+        }
         "selp.b32" | "selp.u32" | "selp.s32" | "selp.f32" => {
             op!(|a: u32, b: u32, p: bool| -> u32 { if p { a } else { b } })
         }

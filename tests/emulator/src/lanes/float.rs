@@ -23,7 +23,13 @@ fn min32(a: f32, b: f32) -> f32 {
         (false, true) => a,
         // -0 is smaller than +0.
         _ if a == b => f32::from_bits(a.to_bits() | b.to_bits()),
-        _ => if a < b { a } else { b },
+        _ => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -34,7 +40,13 @@ fn max32(a: f32, b: f32) -> f32 {
         (true, false) => b,
         (false, true) => a,
         _ if a == b => f32::from_bits(a.to_bits() & b.to_bits()),
-        _ => if a > b { a } else { b },
+        _ => {
+            if a > b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -44,7 +56,13 @@ fn min64(a: f64, b: f64) -> f64 {
         (true, _) => b,
         (_, true) => a,
         _ if a == b => f64::from_bits(a.to_bits() | b.to_bits()),
-        _ => if a < b { a } else { b },
+        _ => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -54,7 +72,13 @@ fn max64(a: f64, b: f64) -> f64 {
         (true, _) => b,
         (_, true) => a,
         _ if a == b => f64::from_bits(a.to_bits() & b.to_bits()),
-        _ => if a > b { a } else { b },
+        _ => {
+            if a > b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 

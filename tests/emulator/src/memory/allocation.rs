@@ -75,7 +75,9 @@ impl Allocation {
         for range in self.ranges(address, len.min(self.data.len())) {
             let start = range.start;
             if let Some(first) = self.initialised.first_unset(range.clone()) {
-                return Err(MemoryError::Uninitialised { address: address + (before + first - start) as u64 });
+                return Err(MemoryError::Uninitialised {
+                    address: address + (before + first - start) as u64,
+                });
             }
             before += range.len();
         }

@@ -167,7 +167,13 @@ fn slot(tags: &[u32], granule: usize) -> u32 {
 impl Page {
     fn new() -> Self {
         let none = || vec![0; PAGE / 4];
-        Self { shift: 2, writers: none(), readers: none(), more_writers: Vec::new(), more_readers: Vec::new() }
+        Self {
+            shift: 2,
+            writers: none(),
+            readers: none(),
+            more_writers: Vec::new(),
+            more_readers: Vec::new(),
+        }
     }
 
     fn split(&mut self) {
@@ -240,7 +246,9 @@ impl Page {
 fn same_threads(tags: &[u32], size: usize, view: &View<'_>) -> bool {
     let event = tags[0] / LANES as u32;
     let base = event * LANES as u32;
-    tags.chunks_exact(size).enumerate().all(|(lane, granules)| granules.iter().all(|tag| *tag == base + lane as u32))
+    tags.chunks_exact(size)
+        .enumerate()
+        .all(|(lane, granules)| granules.iter().all(|tag| *tag == base + lane as u32))
         && event >= view.first
         && {
             let event = view.events.get(event);

@@ -31,7 +31,12 @@ pub(super) enum Statement {
     Open,
     Close,
     /// `%r<9>` declares `%r0` to `%r8`; without a count only the name itself.
-    Registers { line: usize, bits: Bits, name: String, count: Option<u32> },
+    Registers {
+        line: usize,
+        bits: Bits,
+        name: String,
+        count: Option<u32>,
+    },
     Variable(Variable),
     Instruction(Instruction),
 }
@@ -55,7 +60,10 @@ pub(super) enum Operand {
     Float(u32),
     Double(u64),
     Vector(Vec<Operand>),
-    Address { base: String, offset: i64 },
+    Address {
+        base: String,
+        offset: i64,
+    },
     /// `%r1|%p1`
     Pair(Box<Operand>, Box<Operand>),
     /// `(a, b)`

@@ -52,18 +52,32 @@ pub(crate) struct Instruction {
 pub(crate) enum Operation {
     Compute(Compute),
     /// `mov.b64 {low, high}, source`
-    Unpack { source: Register, bits: u32, targets: Box<[Option<Register>]> },
-    Pack { target: Register, bits: u32, sources: Box<[Register]> },
+    Unpack {
+        source: Register,
+        bits: u32,
+        targets: Box<[Option<Register>]>,
+    },
+    Pack {
+        target: Register,
+        bits: u32,
+        sources: Box<[Register]>,
+    },
     Load(Access),
     Store(Access),
     Atomic(Atomic),
     Shuffle(Shuffle),
     Vote(Vote),
-    ActiveMask { target: Register },
-    WarpBarrier { mask: Register },
+    ActiveMask {
+        target: Register,
+    },
+    WarpBarrier {
+        mask: Register,
+    },
     Barrier(Barrier),
     Fence,
-    Branch { target: u32 },
+    Branch {
+        target: u32,
+    },
     Exit,
     Trap,
 }

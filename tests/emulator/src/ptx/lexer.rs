@@ -68,14 +68,16 @@ pub(super) fn lex(text: &str) -> Result<Vec<Lexeme>, LoadError> {
             c if in_word(c) => {
                 // `.L2::128B` is one modifier.
                 while i < chars.len()
-                    && (in_word(chars[i]) || chars[i] == ':' && (chars.get(i + 1) == Some(&':') || chars[i - 1] == ':'))
+                    && (in_word(chars[i])
+                        || chars[i] == ':' && (chars.get(i + 1) == Some(&':') || chars[i - 1] == ':'))
                 {
                     i += 1;
                 }
                 let word = chars[start..i].iter().collect();
                 if c.is_ascii_digit() { Token::Number(word) } else { Token::Word(word) }
             }
-            '(' | ')' | '[' | ']' | '{' | '}' | '<' | '>' | ',' | ';' | ':' | '=' | '+' | '-' | '@' | '!' | '|' => {
+            '(' | ')' | '[' | ']' | '{' | '}' | '<' | '>' | ',' | ';' | ':' | '=' | '+' | '-' | '@' | '!'
+            | '|' => {
                 i += 1;
                 Token::Symbol(c)
             }

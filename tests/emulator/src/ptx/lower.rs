@@ -33,7 +33,11 @@ pub(super) fn fail<T>(line: usize, message: impl Into<String>) -> Result<T> {
 pub(super) fn lower(tree: &Tree, function: &Function, globals: &[(String, Name)]) -> Result<Kernel> {
     let mut lowering = Lowering {
         tree,
-        code: Code { max_threads: function.max_threads, exact_threads: function.exact_threads, ..Code::default() },
+        code: Code {
+            max_threads: function.max_threads,
+            exact_threads: function.exact_threads,
+            ..Code::default()
+        },
         names: Names::default(),
         labels: Vec::new(),
         branches: Vec::new(),
@@ -201,11 +205,14 @@ impl Lowering<'_> {
             [Operand::Name(text)] => (&none, text, &none),
             [Operand::Name(text), Operand::List(arguments)] => (&none, text, arguments),
             [Operand::List(results), Operand::Name(text)] => (results, text, &none),
-            [Operand::List(results), Operand::Name(text), Operand::List(arguments)] => (results, text, arguments),
+            [Operand::List(results), Operand::Name(text), Operand::List(arguments)] => {
+                (results, text, arguments)
+            }
             _ => return fail(line, "unknown form of call"),
         };
         let tree = self.tree;
-        let Some(function) = tree.functions.iter().find(|f| f.name == *text && !f.entry && f.body.is_some()) else {
+        let Some(function) = tree.functions.iter().find(|f| f.name == *text && !f.entry && f.body.is_some())
+        else {
             return fail(line, format!("no function {text}"));
         };
         if results.len() != function.results.len() || arguments.len() != function.parameters.len() {

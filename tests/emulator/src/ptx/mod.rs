@@ -13,9 +13,9 @@ mod statement;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::memory::module_base;
 use ast::{Space, Tree};
 use code::Code;
-use crate::memory::module_base;
 use names::{Name, place};
 
 /// Why a module was refused.

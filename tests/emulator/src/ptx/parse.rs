@@ -56,7 +56,11 @@ impl Parser {
     }
 
     pub(super) fn expect(&mut self, symbol: char) -> Result<()> {
-        if self.take(symbol) { Ok(()) } else { self.fail(format!("expected {symbol:?}, found {:?}", self.peek())) }
+        if self.take(symbol) {
+            Ok(())
+        } else {
+            self.fail(format!("expected {symbol:?}, found {:?}", self.peek()))
+        }
     }
 
     pub(super) fn word(&mut self) -> Result<String> {
@@ -167,13 +171,25 @@ impl Parser {
         let visible = self.take_word(".visible") || self.take_word(".weak");
         let entry = self.take_word(".entry");
         if !entry && !self.take_word(".func") {
-            return self.fail(format!("unknown directive {:?}{}", self.peek(), if visible { " after .visible" } else { "" }));
+            return self.fail(format!(
+                "unknown directive {:?}{}",
+                self.peek(),
+                if visible { " after .visible" } else { "" }
+            ));
         }
         let results = if !entry && self.is('(') { self.parameters()? } else { Vec::new() };
         let name = self.word()?;
         let parameters = if self.is('(') { self.parameters()? } else { Vec::new() };
-        let mut function =
-            Function { line, name, entry, results, parameters, max_threads: None, exact_threads: None, body: None };
+        let mut function = Function {
+            line,
+            name,
+            entry,
+            results,
+            parameters,
+            max_threads: None,
+            exact_threads: None,
+            body: None,
+        };
         loop {
             match self.peek_word() {
                 Some(".maxntid") => {

@@ -32,8 +32,12 @@ impl Lowering<'_> {
             }
             "setp" => self.compare(instruction),
             "cvta" => self.convert_address(instruction),
-            "mov" if matches!(instruction.operands.first(), Some(Operand::Vector(_))) => self.unpack(instruction),
-            "mov" if matches!(instruction.operands.get(1), Some(Operand::Vector(_))) => self.pack(instruction),
+            "mov" if matches!(instruction.operands.first(), Some(Operand::Vector(_))) => {
+                self.unpack(instruction)
+            }
+            "mov" if matches!(instruction.operands.get(1), Some(Operand::Vector(_))) => {
+                self.pack(instruction)
+            }
             _ => match find(opcode) {
                 Some(entry) => self.compute(instruction, entry, &instruction.operands, None),
                 None => fail(instruction.line, format!("unknown instruction {opcode}")),
@@ -72,11 +76,19 @@ impl Lowering<'_> {
         }
     }
 
-    pub(super) fn source(&mut self, line: usize, operand: &Operand, kind: Kind, address: bool) -> Result<Register> {
+    pub(super) fn source(
+        &mut self,
+        line: usize,
+        operand: &Operand,
+        kind: Kind,
+        address: bool,
+    ) -> Result<Register> {
         match operand {
             Operand::Name(text) => match self.names.find(text) {
                 Some(Name::Register { register, bits }) if fits(kind, bits) => Ok(register),
-                Some(Name::Register { bits, .. }) => fail(line, format!("{text} has {bits} bits, not a {kind:?}")),
+                Some(Name::Register { bits, .. }) => {
+                    fail(line, format!("{text} has {bits} bits, not a {kind:?}"))
+                }
                 Some(Name::Variable { address: at, .. }) if address && kind == Kind::Double => {
                     Ok(self.names.constant(&mut self.code, Bank::Double, at))
                 }
@@ -166,7 +178,9 @@ impl Lowering<'_> {
             "cvta.to.param.u64" => (Space::Param, true),
             opcode => return fail(line, format!("unknown instruction {opcode}")),
         };
-        let [target, source] = instruction.operands.as_slice() else { return fail(line, "cvta takes two operands") };
+        let [target, source] = instruction.operands.as_slice() else {
+            return fail(line, "cvta takes two operands");
+        };
         let base = window(space);
         let base = if back { base.wrapping_neg() } else { base };
         let target = self.target(line, target, Kind::Double)?;
@@ -176,7 +190,8 @@ impl Lowering<'_> {
         let sources = [source.index, base.index, 0, 0];
         let banks = [Bank::Double, Bank::Double, Bank::Word, Bank::Word];
         let function = entry.function;
-        let compute = Compute { function, sources, reads: sources, banks, target, combine: None, copies: false };
+        let compute =
+            Compute { function, sources, reads: sources, banks, target, combine: None, copies: false };
         Ok(Operation::Compute(compute))
     }
 
@@ -189,7 +204,11 @@ impl Lowering<'_> {
         let source = self.source(line, source, whole, false)?;
         let mut targets = Vec::new();
         for operand in parts {
-            targets.push(if *operand == Operand::Sink { None } else { Some(self.target(line, operand, part)?) });
+            targets.push(if *operand == Operand::Sink {
+                None
+            } else {
+                Some(self.target(line, operand, part)?)
+            });
         }
         Ok(Operation::Unpack { source, bits, targets: targets.into() })
     }

@@ -63,7 +63,11 @@ impl Lowering<'_> {
         }
         // Where the cache keeps the line changes no result.
         parts.next_if(|part| {
-            if store { matches!(*part, "wb" | "cg" | "cs" | "wt") } else { matches!(*part, "ca" | "cg" | "cs" | "lu" | "cv") }
+            if store {
+                matches!(*part, "wb" | "cg" | "cs" | "wt")
+            } else {
+                matches!(*part, "ca" | "cg" | "cs" | "lu" | "cv")
+            }
         });
         parts.next_if(|part| part.starts_with("L1::"));
         parts.next_if(|part| part.starts_with("L2::"));
@@ -77,7 +81,13 @@ impl Lowering<'_> {
     }
 
     /// The address operand: the space it is in after all, the register or constant, the offset.
-    fn address(&mut self, line: usize, operand: &Operand, space: Space, size: usize) -> Result<(Space, Register, i64)> {
+    fn address(
+        &mut self,
+        line: usize,
+        operand: &Operand,
+        space: Space,
+        size: usize,
+    ) -> Result<(Space, Register, i64)> {
         let Operand::Address { base, offset } = operand else {
             return fail(line, format!("{operand:?} as an address"));
         };
@@ -94,7 +104,10 @@ impl Lowering<'_> {
                 }
                 let end = offset.checked_add(size as i64);
                 if own != Space::Shared && (*offset < 0 || end.is_none_or(|end| end > whole as i64)) {
-                    return fail(line, format!("{base} has {whole} bytes; {size} at {offset} are not all there"));
+                    return fail(
+                        line,
+                        format!("{base} has {whole} bytes; {size} at {offset} are not all there"),
+                    );
                 }
                 let register = self.names.constant(&mut self.code, Bank::Double, address);
                 Ok((own, register, *offset))
@@ -107,7 +120,9 @@ impl Lowering<'_> {
     pub(super) fn load(&mut self, instruction: &Instruction) -> Result<Operation> {
         let form = self.form(instruction, false)?;
         let line = instruction.line;
-        let [target, address] = instruction.operands.as_slice() else { return fail(line, "ld takes two operands") };
+        let [target, address] = instruction.operands.as_slice() else {
+            return fail(line, "ld takes two operands");
+        };
         let mut elements = Vec::new();
         for operand in self.elements(line, target, form.vector)? {
             elements.push(match operand {
@@ -124,7 +139,9 @@ impl Lowering<'_> {
         if form.space == Space::Const {
             return fail(line, "constant memory is not stored to");
         }
-        let [address, source] = instruction.operands.as_slice() else { return fail(line, "st takes two operands") };
+        let [address, source] = instruction.operands.as_slice() else {
+            return fail(line, "st takes two operands");
+        };
         let mut elements = Vec::new();
         for operand in self.elements(line, source, form.vector)? {
             elements.push(Some(self.data(line, &operand, &form, false)?));
@@ -228,7 +245,9 @@ impl Lowering<'_> {
         let data = if size == 8 { Kind::Double } else { Kind::Word };
         let mut target = None;
         if result {
-            let Some((first, rest)) = operands.split_first() else { return fail(line, "operands are missing") };
+            let Some((first, rest)) = operands.split_first() else {
+                return fail(line, "operands are missing");
+            };
             operands = rest;
             target = if *first == Operand::Sink { None } else { Some(self.target(line, first, data)?) };
         }

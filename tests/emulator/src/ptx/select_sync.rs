@@ -55,7 +55,9 @@ impl Lowering<'_> {
     }
 
     fn shuffle(&mut self, line: usize, operands: &[Operand], mode: ShuffleMode) -> Result<Operation> {
-        let [target, source, lane, clamp, mask] = operands else { return fail(line, "shfl takes five operands") };
+        let [target, source, lane, clamp, mask] = operands else {
+            return fail(line, "shfl takes five operands");
+        };
         let (target, valid) = match target {
             Operand::Pair(target, valid) => {
                 let valid = match &**valid {
