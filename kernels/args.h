@@ -8,6 +8,11 @@
 #define FADAM_LANES 128u      /* lane j of a chunk accumulates elements j, j+128, ...: a warp of float4, 8 zmm, 16 ymm */
 #define FADAM_FOLD_LANES 256u /* f64 lane j of a tensor accumulates chunk partials j, j+256, ... */
 
+/* Geometry of launches. No result depends on it. */
+#define FADAM_WARP 32u
+#define FADAM_SWEEP_THREADS 128u     /* threads of a block of a sweep: four warps, each with a chunk of its own */
+#define FADAM_FINALIZE_THREADS 1024u /* threads of the one block of a finalize kernel: 32 warps, each with a tensor */
+
 /* Structure of a step: fixed with the hyper-parameters, a compile-time constant in a kernel. */
 #define FADAM_EXP_AVG_NEW 1u     /* beta1 < 1/2: m is interpolated about the new value */
 #define FADAM_EXP_AVG_SQ_NEW 2u  /* beta2 < 1/2: v, s or f likewise */
@@ -82,6 +87,83 @@ struct FisherAdamDamping {
 struct FisherAdamClip {
     float natural; /* 1 / max(1, RMS(n) / c), 0 where the sum overflowed */
     float decay;   /* weight_decay / max(1, RMS(w) / c), likewise */
+};
+
+/* From here on: what only a GPU needs. Addresses are of device memory; they are integers so that the host can hold them
+ * and send them between threads. */
+
+#define FADAM_TASK_VECTOR 1u        /* all arrays start where a vector access may */
+#define FADAM_TASK_BF16_GRADIENT 2u /* else f32 */
+
+/* One tensor's part in a step. Tasks are in the order of registration, their chunks in one row. */
+struct Task {
+    unsigned long long parameter, gradient;
+    unsigned long long exp_avg, exp_avg_sq, max_exp_avg_sq; /* the last one with FADAM_AMSGRAD alone, else 0 */
+    unsigned long long len;
+    unsigned long long first_chunk; /* this tensor's first chunk in the row; an empty tensor has none */
+    unsigned long long record;      /* Record, of the parameter */
+    unsigned int parameter_index;   /* in the order of registration */
+    unsigned int group;
+    unsigned int flags;
+};
+
+/* What goes for a whole step; changes from the host travel on the stream, so that a replayed graph sees them. */
+struct Settings {
+    double grad_scale;
+    double max_grad_norm; /* 0: no clipping */
+    double kappa;
+    unsigned int reads_gradients; /* norm_partial goes before finalize */
+    unsigned int skips;           /* a gradient that is not finite skips the step */
+};
+
+/* The scalars of a FisherAdam step, and what its sums have decided so far. */
+struct FisherAdamScalars {
+    struct FisherAdamStep step;
+    struct FisherAdamDamping damping;
+    struct FisherAdamClip clip;
+};
+
+/* What the device keeps of one parameter besides its moments. */
+struct Record {
+    struct Progress progress;
+    double grad_norm, update_norm, parameter_norm; /* of the last step that it took part in, with FADAM_NORMS */
+    unsigned long long norms_known;                /* 0 before that */
+};
+
+/* What a step found out and decided; the host reads it when it likes. */
+struct Control {
+    unsigned long long step;          /* calls so far */
+    unsigned long long skipped_steps; /* of these */
+    unsigned long long failed_step;   /* the last call that found a gradient not finite, 0 before that */
+    double grad_norm;
+    double clip_coefficient;
+    double update_norm;
+    double update_clip; /* FAdam: kappa / |delta|, or 1 */
+    unsigned int failed_parameter;
+    unsigned int skipped; /* the last call changed nothing */
+};
+
+/* The argument of every kernel of a step, by value. */
+struct StepArgs {
+    unsigned long long tasks; /* Task[task_count] */
+    unsigned long long task_count;
+    unsigned long long chunks;
+    unsigned long long settings;    /* Settings */
+    unsigned long long hypers;      /* AdamHyper, FAdamHyper or FisherAdamHyper, by group */
+    unsigned long long scalars;     /* AdamStep, FAdamStep or FisherAdamScalars, by task */
+    unsigned long long partials[3]; /* float[chunks]: sums of g^2; of delta^2, n^2 or m^2; of theta^2 or w^2 */
+    unsigned long long sums;        /* double[3][task_count], folded from the partials */
+    unsigned long long control;     /* Control */
+};
+
+/* The argument of the kernels of fisher.cu, by value. */
+struct FisherArgs {
+    unsigned long long parameter; /* float[len] */
+    unsigned long long gradient;  /* float or bf16, [len] or [samples][len] */
+    unsigned long long fisher;    /* float[len], or double[len] where samples accumulate */
+    unsigned long long len, samples;
+    float neg_lr, damping;
+    unsigned int bf16_gradient, root;
 };
 
 #endif

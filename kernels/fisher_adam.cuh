@@ -3,6 +3,19 @@
 #define FADAM_FISHER_ADAM_CUH
 #include "moments.cuh"
 
+/// f^rho, and eps^(2 rho) in f64. FADAM_SQRT_ONLY leaves the powers out of kernels that have rho = 1/2 throughout.
+#ifdef FADAM_SQRT_ONLY
+FADAM_FN float fisher_adam_root(const FisherAdamStep &, float f) { return sqrtf(f); }
+FADAM_FN double fisher_adam_eps(const FisherAdamHyper &, double eps) { return eps; }
+#else
+FADAM_FN float fisher_adam_root(const FisherAdamStep &k, float f) {
+    return k.flags & FADAM_RHO ? powf(f, k.rho) : sqrtf(f);
+}
+FADAM_FN double fisher_adam_eps(const FisherAdamHyper &h, double eps) {
+    return h.flags & FADAM_RHO ? pow(eps, 2.0 * h.rho) : eps;
+}
+#endif
+
 /// The scalars of one step. `previous` is beta2^(t-1): beta2_hat = beta2 (1 - beta2^(t-1)) / (1 - beta2^t).
 FADAM_FN FisherAdamStep fisher_adam_scalars(const FisherAdamHyper &h, const Progress &progress, double previous,
                                             double grad_scale) {
@@ -23,7 +36,7 @@ FADAM_FN FisherAdamDamping fisher_adam_damping(const FisherAdamHyper &h, double 
     bool smaller = grad_rms != 0.0 && h.eps2 * grad_rms < h.eps;
     double eps = smaller ? h.eps2 * grad_rms : h.eps;
     FisherAdamDamping damping;
-    damping.eps = (float)(h.flags & FADAM_RHO ? pow(eps, 2.0 * h.rho) : eps);
+    damping.eps = (float)fisher_adam_eps(h, eps);
     return damping;
 }
 
@@ -52,7 +65,7 @@ FADAM_FN float fisher_adam_fisher(const FisherAdamStep &k, float grad, float *f)
 
 /// d = f^rho + eps_hat^(2 rho)
 FADAM_FN float fisher_adam_denominator(const FisherAdamStep &k, FisherAdamDamping damping, float f) {
-    return (k.flags & FADAM_RHO ? powf(f, k.rho) : sqrtf(f)) + damping.eps; // 3
+    return fisher_adam_root(k, f) + damping.eps; // 3
 }
 
 /// Momentum of the clipped natural gradient n and the step; `f` already holds this step's value. Returns m.

@@ -5,6 +5,9 @@
 pub const FADAM_CHUNK: u32 = 4096;
 pub const FADAM_LANES: u32 = 128;
 pub const FADAM_FOLD_LANES: u32 = 256;
+pub const FADAM_WARP: u32 = 32;
+pub const FADAM_SWEEP_THREADS: u32 = 128;
+pub const FADAM_FINALIZE_THREADS: u32 = 1024;
 pub const FADAM_EXP_AVG_NEW: u32 = 1;
 pub const FADAM_EXP_AVG_SQ_NEW: u32 = 2;
 pub const FADAM_WEIGHT_DECAY: u32 = 4;
@@ -12,6 +15,8 @@ pub const FADAM_DECOUPLED: u32 = 8;
 pub const FADAM_AMSGRAD: u32 = 16;
 pub const FADAM_DECAY_CAP: u32 = 32;
 pub const FADAM_RHO: u32 = 64;
+pub const FADAM_TASK_VECTOR: u32 = 1;
+pub const FADAM_TASK_BF16_GRADIENT: u32 = 2;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct Progress {
@@ -209,4 +214,174 @@ const _: () = {
     ["Alignment of FisherAdamClip"][::core::mem::align_of::<FisherAdamClip>() - 4usize];
     ["Offset of field: FisherAdamClip::natural"][::core::mem::offset_of!(FisherAdamClip, natural) - 0usize];
     ["Offset of field: FisherAdamClip::decay"][::core::mem::offset_of!(FisherAdamClip, decay) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Task {
+    pub parameter: ::core::ffi::c_ulonglong,
+    pub gradient: ::core::ffi::c_ulonglong,
+    pub exp_avg: ::core::ffi::c_ulonglong,
+    pub exp_avg_sq: ::core::ffi::c_ulonglong,
+    pub max_exp_avg_sq: ::core::ffi::c_ulonglong,
+    pub len: ::core::ffi::c_ulonglong,
+    pub first_chunk: ::core::ffi::c_ulonglong,
+    pub record: ::core::ffi::c_ulonglong,
+    pub parameter_index: ::core::ffi::c_uint,
+    pub group: ::core::ffi::c_uint,
+    pub flags: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Task"][::core::mem::size_of::<Task>() - 80usize];
+    ["Alignment of Task"][::core::mem::align_of::<Task>() - 8usize];
+    ["Offset of field: Task::parameter"][::core::mem::offset_of!(Task, parameter) - 0usize];
+    ["Offset of field: Task::gradient"][::core::mem::offset_of!(Task, gradient) - 8usize];
+    ["Offset of field: Task::exp_avg"][::core::mem::offset_of!(Task, exp_avg) - 16usize];
+    ["Offset of field: Task::exp_avg_sq"][::core::mem::offset_of!(Task, exp_avg_sq) - 24usize];
+    ["Offset of field: Task::max_exp_avg_sq"][::core::mem::offset_of!(Task, max_exp_avg_sq) - 32usize];
+    ["Offset of field: Task::len"][::core::mem::offset_of!(Task, len) - 40usize];
+    ["Offset of field: Task::first_chunk"][::core::mem::offset_of!(Task, first_chunk) - 48usize];
+    ["Offset of field: Task::record"][::core::mem::offset_of!(Task, record) - 56usize];
+    ["Offset of field: Task::parameter_index"][::core::mem::offset_of!(Task, parameter_index) - 64usize];
+    ["Offset of field: Task::group"][::core::mem::offset_of!(Task, group) - 68usize];
+    ["Offset of field: Task::flags"][::core::mem::offset_of!(Task, flags) - 72usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Settings {
+    pub grad_scale: f64,
+    pub max_grad_norm: f64,
+    pub kappa: f64,
+    pub reads_gradients: ::core::ffi::c_uint,
+    pub skips: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Settings"][::core::mem::size_of::<Settings>() - 32usize];
+    ["Alignment of Settings"][::core::mem::align_of::<Settings>() - 8usize];
+    ["Offset of field: Settings::grad_scale"][::core::mem::offset_of!(Settings, grad_scale) - 0usize];
+    ["Offset of field: Settings::max_grad_norm"][::core::mem::offset_of!(Settings, max_grad_norm) - 8usize];
+    ["Offset of field: Settings::kappa"][::core::mem::offset_of!(Settings, kappa) - 16usize];
+    ["Offset of field: Settings::reads_gradients"]
+        [::core::mem::offset_of!(Settings, reads_gradients) - 24usize];
+    ["Offset of field: Settings::skips"][::core::mem::offset_of!(Settings, skips) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct FisherAdamScalars {
+    pub step: FisherAdamStep,
+    pub damping: FisherAdamDamping,
+    pub clip: FisherAdamClip,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FisherAdamScalars"][::core::mem::size_of::<FisherAdamScalars>() - 40usize];
+    ["Alignment of FisherAdamScalars"][::core::mem::align_of::<FisherAdamScalars>() - 4usize];
+    ["Offset of field: FisherAdamScalars::step"][::core::mem::offset_of!(FisherAdamScalars, step) - 0usize];
+    ["Offset of field: FisherAdamScalars::damping"]
+        [::core::mem::offset_of!(FisherAdamScalars, damping) - 28usize];
+    ["Offset of field: FisherAdamScalars::clip"][::core::mem::offset_of!(FisherAdamScalars, clip) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Record {
+    pub progress: Progress,
+    pub grad_norm: f64,
+    pub update_norm: f64,
+    pub parameter_norm: f64,
+    pub norms_known: ::core::ffi::c_ulonglong,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Record"][::core::mem::size_of::<Record>() - 56usize];
+    ["Alignment of Record"][::core::mem::align_of::<Record>() - 8usize];
+    ["Offset of field: Record::progress"][::core::mem::offset_of!(Record, progress) - 0usize];
+    ["Offset of field: Record::grad_norm"][::core::mem::offset_of!(Record, grad_norm) - 24usize];
+    ["Offset of field: Record::update_norm"][::core::mem::offset_of!(Record, update_norm) - 32usize];
+    ["Offset of field: Record::parameter_norm"][::core::mem::offset_of!(Record, parameter_norm) - 40usize];
+    ["Offset of field: Record::norms_known"][::core::mem::offset_of!(Record, norms_known) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Control {
+    pub step: ::core::ffi::c_ulonglong,
+    pub skipped_steps: ::core::ffi::c_ulonglong,
+    pub failed_step: ::core::ffi::c_ulonglong,
+    pub grad_norm: f64,
+    pub clip_coefficient: f64,
+    pub update_norm: f64,
+    pub update_clip: f64,
+    pub failed_parameter: ::core::ffi::c_uint,
+    pub skipped: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Control"][::core::mem::size_of::<Control>() - 64usize];
+    ["Alignment of Control"][::core::mem::align_of::<Control>() - 8usize];
+    ["Offset of field: Control::step"][::core::mem::offset_of!(Control, step) - 0usize];
+    ["Offset of field: Control::skipped_steps"][::core::mem::offset_of!(Control, skipped_steps) - 8usize];
+    ["Offset of field: Control::failed_step"][::core::mem::offset_of!(Control, failed_step) - 16usize];
+    ["Offset of field: Control::grad_norm"][::core::mem::offset_of!(Control, grad_norm) - 24usize];
+    ["Offset of field: Control::clip_coefficient"]
+        [::core::mem::offset_of!(Control, clip_coefficient) - 32usize];
+    ["Offset of field: Control::update_norm"][::core::mem::offset_of!(Control, update_norm) - 40usize];
+    ["Offset of field: Control::update_clip"][::core::mem::offset_of!(Control, update_clip) - 48usize];
+    ["Offset of field: Control::failed_parameter"]
+        [::core::mem::offset_of!(Control, failed_parameter) - 56usize];
+    ["Offset of field: Control::skipped"][::core::mem::offset_of!(Control, skipped) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct StepArgs {
+    pub tasks: ::core::ffi::c_ulonglong,
+    pub task_count: ::core::ffi::c_ulonglong,
+    pub chunks: ::core::ffi::c_ulonglong,
+    pub settings: ::core::ffi::c_ulonglong,
+    pub hypers: ::core::ffi::c_ulonglong,
+    pub scalars: ::core::ffi::c_ulonglong,
+    pub partials: [::core::ffi::c_ulonglong; 3usize],
+    pub sums: ::core::ffi::c_ulonglong,
+    pub control: ::core::ffi::c_ulonglong,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of StepArgs"][::core::mem::size_of::<StepArgs>() - 88usize];
+    ["Alignment of StepArgs"][::core::mem::align_of::<StepArgs>() - 8usize];
+    ["Offset of field: StepArgs::tasks"][::core::mem::offset_of!(StepArgs, tasks) - 0usize];
+    ["Offset of field: StepArgs::task_count"][::core::mem::offset_of!(StepArgs, task_count) - 8usize];
+    ["Offset of field: StepArgs::chunks"][::core::mem::offset_of!(StepArgs, chunks) - 16usize];
+    ["Offset of field: StepArgs::settings"][::core::mem::offset_of!(StepArgs, settings) - 24usize];
+    ["Offset of field: StepArgs::hypers"][::core::mem::offset_of!(StepArgs, hypers) - 32usize];
+    ["Offset of field: StepArgs::scalars"][::core::mem::offset_of!(StepArgs, scalars) - 40usize];
+    ["Offset of field: StepArgs::partials"][::core::mem::offset_of!(StepArgs, partials) - 48usize];
+    ["Offset of field: StepArgs::sums"][::core::mem::offset_of!(StepArgs, sums) - 72usize];
+    ["Offset of field: StepArgs::control"][::core::mem::offset_of!(StepArgs, control) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct FisherArgs {
+    pub parameter: ::core::ffi::c_ulonglong,
+    pub gradient: ::core::ffi::c_ulonglong,
+    pub fisher: ::core::ffi::c_ulonglong,
+    pub len: ::core::ffi::c_ulonglong,
+    pub samples: ::core::ffi::c_ulonglong,
+    pub neg_lr: f32,
+    pub damping: f32,
+    pub bf16_gradient: ::core::ffi::c_uint,
+    pub root: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FisherArgs"][::core::mem::size_of::<FisherArgs>() - 56usize];
+    ["Alignment of FisherArgs"][::core::mem::align_of::<FisherArgs>() - 8usize];
+    ["Offset of field: FisherArgs::parameter"][::core::mem::offset_of!(FisherArgs, parameter) - 0usize];
+    ["Offset of field: FisherArgs::gradient"][::core::mem::offset_of!(FisherArgs, gradient) - 8usize];
+    ["Offset of field: FisherArgs::fisher"][::core::mem::offset_of!(FisherArgs, fisher) - 16usize];
+    ["Offset of field: FisherArgs::len"][::core::mem::offset_of!(FisherArgs, len) - 24usize];
+    ["Offset of field: FisherArgs::samples"][::core::mem::offset_of!(FisherArgs, samples) - 32usize];
+    ["Offset of field: FisherArgs::neg_lr"][::core::mem::offset_of!(FisherArgs, neg_lr) - 40usize];
+    ["Offset of field: FisherArgs::damping"][::core::mem::offset_of!(FisherArgs, damping) - 44usize];
+    ["Offset of field: FisherArgs::bf16_gradient"]
+        [::core::mem::offset_of!(FisherArgs, bf16_gradient) - 48usize];
+    ["Offset of field: FisherArgs::root"][::core::mem::offset_of!(FisherArgs, root) - 52usize];
 };

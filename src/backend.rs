@@ -2,17 +2,24 @@
 
 use crate::algorithm::Hyper;
 use crate::cpu::Cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::{self, Cuda};
 use crate::optimizer::{Group, Policy};
-use crate::{Dtype, Error, Norms, Report, Simd, State};
+use crate::tensor::Location;
+use crate::{Algorithm, Dtype, Error, Norms, Report, Simd, State, Update};
 use std::fmt;
 use std::str::FromStr;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// Where parameters live and steps run.
 ///
 /// ```
 /// use fadam::Device;
 /// assert_eq!("cpu".parse::<Device>()?, Device::Cpu);
-/// println!("running on {}", Device::best());
+/// # if false {
+/// println!("running on {}", Device::best()?);
+/// # }
 /// # Ok::<(), fadam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,12 +28,25 @@ pub enum Device {
     /// This machine's processor.
     #[default]
     Cpu,
+    /// An NVIDIA GPU, by its number (feature `cuda`).
+    Cuda(usize),
 }
 
 impl Device {
-    /// The fastest device of this machine that this build can use.
-    pub fn best() -> Self {
-        Self::Cpu
+    /// `cuda:0` where there is an NVIDIA driver and a device, else the CPU.
+    ///
+    /// # Errors
+    /// A GPU that cannot be used is never passed over in silence: [`Error::Unavailable`] for a driver that is broken, too
+    /// old or the toolkit's stub, and where NVRTC is missing, with the remedy.
+    pub fn best() -> Result<Self, Error> {
+        #[cfg(feature = "cuda")]
+        return match cuda::driver() {
+            Ok(()) => cuda::check_usable(0).map(|()| Self::Cuda(0)),
+            Err(cuda::Unusable::Absent { .. }) => Ok(Self::Cpu),
+            Err(broken) => Err(broken.into()),
+        };
+        #[cfg(not(feature = "cuda"))]
+        Ok(Self::Cpu)
     }
 }
 
@@ -34,29 +54,39 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
 }
 
-/// `best`, `cpu`, or `cuda[:N]`, which this version refuses.
+/// `best`, `cpu`, or `cuda[:N]`. Whether the machine has it shows when it is used; `best` alone looks.
 impl FromStr for Device {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        let remedy = match name {
-            "best" => return Ok(Self::best()),
-            "cpu" => return Ok(Self::Cpu),
-            "cuda" => "this version of fadam has no CUDA backend yet; use cpu",
-            _ if name.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok()) => {
-                "this version of fadam has no CUDA backend yet; use cpu"
+        match name {
+            "best" => Self::best(),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let ordinal = name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok());
+                ordinal.map(Self::Cuda).ok_or_else(|| Error::Unavailable {
+                    what: format!("device `{name}`"),
+                    remedy: "known are best, cpu, cuda and cuda:N".into(),
+                })
             }
-            _ => "known are best, cpu, cuda and cuda:N",
-        };
-        Err(Error::Unavailable { what: format!("device `{name}`"), remedy: remedy.into() })
+        }
     }
 }
 
-/// An address that a step has borrowed. Meaningless outside it.
+/// Without the feature there is no such device, wherever this runs.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn no_cuda(ordinal: usize) -> Error {
+    let what = format!("device `cuda:{ordinal}`");
+    Error::Unavailable { what, remedy: "this build of fadam lacks the feature `cuda`".into() }
+}
+
+/// An address that a step has borrowed, on whichever device. Meaningless outside it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address(pub(crate) *mut u8);
 
@@ -77,15 +107,129 @@ pub(crate) struct Job {
     pub(crate) gradient_dtype: Dtype,
 }
 
+/// A step that a gradient kept from taking place; nothing has changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotFinite {
+    /// The first parameter whose gradient it was.
+    pub(crate) parameter: usize,
+    /// The call of `step`, from 1.
+    pub(crate) step: u64,
+}
+
+/// A step that went wrong.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU has no such failure"))]
+pub(crate) enum Failure {
+    /// Before anything had changed.
+    Untouched(Error),
+    /// Half-way: parameters and moments no longer belong together.
+    Midway(Error),
+}
+
 #[derive(Debug)]
 pub(crate) enum Backend {
     Cpu(Cpu),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<Cuda>),
+}
+
+/// Which tensors' last uses a step waits for, and whose next uses wait for it: the stream that it runs on.
+pub(crate) struct Order {
+    #[cfg(feature = "cuda")]
+    stream: Option<Arc<cuda::cudarc::driver::CudaStream>>,
+}
+
+impl Order {
+    /// Fills in where the updates' tensors are. The result is dropped when the step is on its way.
+    pub(crate) fn borrow<'a>(
+        &'a self,
+        updates: &'a mut [Update<'_>],
+        found: impl FnMut(usize, Address, Address),
+    ) -> Result<Guards<'a>, Error> {
+        let mut found = found;
+        #[cfg(feature = "cuda")]
+        if let Some(stream) = &self.stream {
+            return cuda::borrow(updates, stream, |index, parameter, gradient| {
+                let address = |address: u64| Address(std::ptr::without_provenance_mut(address as usize));
+                found(index, address(parameter), address(gradient));
+            });
+        }
+        for (index, update) in updates.iter().enumerate() {
+            found(index, Address(update.parameter.host()), Address(update.gradient.host().cast_mut()));
+        }
+        Ok(Guards::default())
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn into_stream(self) -> Option<Arc<cuda::cudarc::driver::CudaStream>> {
+        self.stream
+    }
+
+    /// Whether all of it worked.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        if let Some(stream) = &self.stream {
+            return stream
+                .context()
+                .check_err()
+                .map_err(cuda::driver_error("ordering the tensors' next uses"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) type Guards<'a> = Vec<cuda::cudarc::driver::SyncOnDrop<'a>>;
+#[cfg(not(feature = "cuda"))]
+pub(crate) type Guards<'a> = Vec<std::marker::PhantomData<&'a ()>>;
+
+/// Where an optimizer is to work.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Device(Device),
+    #[cfg(feature = "cuda")]
+    Stream(Arc<cuda::cudarc::driver::CudaStream>),
 }
 
 impl Backend {
-    pub(crate) fn new(device: Device, simd: Option<Simd>) -> Result<Self, Error> {
-        match device {
-            Device::Cpu => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best))?)),
+    pub(crate) fn new(
+        target: Target,
+        simd: Option<Simd>,
+        algorithm: &Algorithm,
+        norms: bool,
+    ) -> Result<Self, Error> {
+        #[cfg(not(feature = "cuda"))]
+        let _ = (algorithm, norms);
+        let simd = simd.map(Simd::checked).transpose()?; // also where nothing will use it
+        match target {
+            Target::Device(Device::Cpu) => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best))?)),
+            #[cfg(feature = "cuda")]
+            Target::Device(Device::Cuda(ordinal)) => {
+                Ok(Self::Cuda(Box::new(Cuda::on_device(ordinal, algorithm, norms)?)))
+            }
+            #[cfg(not(feature = "cuda"))]
+            Target::Device(Device::Cuda(ordinal)) => Err(no_cuda(ordinal)),
+            #[cfg(feature = "cuda")]
+            Target::Stream(stream) => Ok(Self::Cuda(Box::new(Cuda::new(stream, algorithm, norms)?))),
+        }
+    }
+
+    pub(crate) fn location(&self) -> Location {
+        match self {
+            Self::Cpu(_) => Location::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => Location::Cuda(cuda.context_id()),
+        }
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        match self {
+            Self::Cpu(_) => Order {
+                #[cfg(feature = "cuda")]
+                stream: None,
+            },
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => Order { stream: Some(cuda.stream().clone()) },
         }
     }
 
@@ -93,33 +237,85 @@ impl Backend {
     pub(crate) fn register(&mut self, name: &str, len: usize, amsgrad: bool) -> Result<(), Error> {
         match self {
             Self::Cpu(cpu) => cpu.register(name, len, amsgrad),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.register(name, len, amsgrad),
         }
     }
 
-    /// One step over jobs in the order of registration. The index of the first parameter whose gradient is not finite,
-    /// where the policy looks for one: then nothing has changed.
-    pub(crate) fn step(&mut self, jobs: &[Job], groups: &[(Group, Hyper)], policy: &Policy) -> Option<usize> {
+    /// Tells the device of new hyper-parameters, so that a graph that it replays knows them.
+    pub(crate) fn change_settings(
+        &mut self,
+        groups: &[(Group, Hyper)],
+        policy: &Policy,
+    ) -> Result<(), Error> {
         match self {
-            // SAFETY: `Optimizer::step` has checked the jobs and holds the borrows behind them.
-            Self::Cpu(cpu) => unsafe { cpu.step(jobs, groups, policy) },
+            Self::Cpu(_) => {
+                let _ = (groups, policy); // they come with each step
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.change_settings(groups, policy),
         }
     }
 
-    pub(crate) fn report(&self) -> Report {
+    /// One step over jobs in the order of registration. `Some`, where the policy looks for gradients that are not finite
+    /// and found one: on the CPU in this step, on a GPU in an earlier one, and this one did not take place either.
+    pub(crate) fn step(
+        &mut self,
+        jobs: &[Job],
+        groups: &[(Group, Hyper)],
+        policy: &Policy,
+    ) -> Result<Option<NotFinite>, Failure> {
         match self {
-            Self::Cpu(cpu) => cpu.report(),
+            Self::Cpu(cpu) => {
+                // SAFETY: `Optimizer::step` has checked the jobs and holds the borrows behind them.
+                let parameter = unsafe { cpu.step(jobs, groups, policy) };
+                Ok(parameter.map(|parameter| NotFinite { parameter, step: cpu.report().step }))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.step(jobs, groups, policy),
         }
     }
 
-    pub(crate) fn norms(&self, index: usize) -> Option<Norms> {
+    /// Whether the device has failed for good, after a call of it has failed. Waits for it.
+    pub(crate) fn is_dead(&self) -> bool {
         match self {
-            Self::Cpu(cpu) => cpu.norms(index),
+            Self::Cpu(_) => false,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.is_dead(),
         }
     }
 
-    pub(crate) fn state(&self, index: usize) -> State {
+    /// Waits for the device. A step that a gradient kept from taking place and that `step` could not report yet.
+    pub(crate) fn synchronize(&mut self) -> Result<Option<NotFinite>, Error> {
         match self {
-            Self::Cpu(cpu) => cpu.state(index),
+            Self::Cpu(_) => Ok(None),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.synchronize(),
+        }
+    }
+
+    pub(crate) fn report(&mut self) -> Result<(Report, Option<NotFinite>), Error> {
+        match self {
+            Self::Cpu(cpu) => Ok((cpu.report(), None)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.report(),
+        }
+    }
+
+    pub(crate) fn norms(&mut self, index: usize) -> Result<Option<Norms>, Error> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.norms(index)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.norms(index),
+        }
+    }
+
+    pub(crate) fn state(&mut self, index: usize) -> Result<State, Error> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.state(index)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.state(index),
         }
     }
 }

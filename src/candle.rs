@@ -34,13 +34,22 @@
 //! # }
 //! ```
 //!
-//! Variables on the CPU are updated in place, without a copy. A step takes the write locks of all its variables and the
+//! Variables are updated in place, without a copy, where they are: on the CPU, or with the feature `candle-cuda` on a GPU,
+//! on the stream of candle's device. A step takes the write locks of all its variables and the
 //! read locks of their gradients, in the order in which candle itself takes several locks, and holds them to its end.
 
 use crate::backend::Address;
+#[cfg(feature = "candle-cuda")]
+use crate::cuda::{
+    ContextId,
+    cudarc::driver::{CudaContext, CudaStream, DevicePtr, DevicePtrMut},
+};
+use crate::tensor::Location;
 use crate::{Algorithm, Builder, Error, ParameterId, Report, Tensor, TensorMut, Update};
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Var};
+#[cfg(feature = "candle-cuda")]
+use candle_core::{CudaStorage, backend::BackendStorage};
 use candle_nn::VarMap;
 use half::bf16;
 use std::cell::RefCell;
@@ -126,14 +135,17 @@ impl Optimizer<Algorithm> {
 
 impl<A> Optimizer<A> {
     fn over(vars: impl IntoIterator<Item = (String, Var)>, builder: Builder) -> Result<Self, Error> {
+        let vars: Vec<(String, Var)> = vars.into_iter().filter(|(_, var)| var.dtype().is_float()).collect();
+        #[cfg(feature = "candle-cuda")]
+        let builder = match vars.first().map(|(_, var)| var.device()) {
+            Some(candle_core::Device::Cuda(device)) => builder.stream(device.cuda_stream()),
+            _ => builder,
+        };
         let mut inner = builder.build()?;
         let mut parameters = Vec::new();
         let mut storages: Vec<(usize, String)> = Vec::new();
         for (name, var) in vars {
-            if !var.dtype().is_float() {
-                continue;
-            }
-            check_variable(&name, &var)?;
+            check_variable(&name, &var, &inner)?;
             storages.push((storage_key(&var), name.clone()));
             let id = inner.register(name, var.elem_count())?;
             parameters.push(Parameter { var, id });
@@ -182,7 +194,7 @@ impl<A> Optimizer<A> {
         let Scratch { parts, locks, updates } = scratch;
         for (parameter, Parameter { var, id }) in self.parameters.iter().enumerate() {
             let Some(gradient) = grads.get(var) else { continue };
-            check_gradient(self.inner.name(*id)?, var, gradient)?;
+            check_gradient(self.inner.name(*id)?, var, gradient, &self.inner)?;
             let gradient = gradient.contiguous()?; // the same tensor, where it is contiguous
             let part = parts.len();
             locks.push(Lock { storage: storage_key(var), gradient: false, part });
@@ -200,7 +212,13 @@ impl<A> Optimizer<A> {
             }
         }
         let count = parts.len();
-        let mut step = Step { parameters: &self.parameters, parts, updates };
+        let mut step = Step {
+            parameters: &self.parameters,
+            parts,
+            updates,
+            #[cfg(feature = "candle-cuda")]
+            stream: self.inner.stream(),
+        };
         if count <= INLINE {
             let mut result = Ok(());
             step.lock(locks, &mut |updates| {
@@ -274,8 +292,8 @@ fn storage_key(tensor: &candle_core::Tensor) -> usize {
     std::ptr::from_ref::<Storage>(&tensor.storage_and_layout().0).addr()
 }
 
-fn check_variable(name: &str, var: &Var) -> Result<(), Error> {
-    check_device(name, var)?;
+fn check_variable(name: &str, var: &Var, optimizer: &crate::Optimizer) -> Result<(), Error> {
+    check_device(name, var, optimizer)?;
     if var.dtype() != DType::F32 {
         let (name, found) = (name.to_string(), var.dtype().as_str().to_string());
         return Err(Error::Dtype { name, role: "parameter", expected: "f32", found });
@@ -287,8 +305,13 @@ fn check_variable(name: &str, var: &Var) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_gradient(name: &str, var: &Var, gradient: &candle_core::Tensor) -> Result<(), Error> {
-    check_device(name, gradient)?;
+fn check_gradient(
+    name: &str,
+    var: &Var,
+    gradient: &candle_core::Tensor,
+    optimizer: &crate::Optimizer,
+) -> Result<(), Error> {
+    check_device(name, gradient, optimizer)?;
     if !matches!(gradient.dtype(), DType::F32 | DType::BF16) {
         let (name, found) = (name.to_string(), gradient.dtype().as_str().to_string());
         return Err(Error::Dtype { name, role: "gradient", expected: "f32 or bf16", found });
@@ -300,12 +323,18 @@ fn check_gradient(name: &str, var: &Var, gradient: &candle_core::Tensor) -> Resu
     Ok(())
 }
 
-fn check_device(name: &str, tensor: &candle_core::Tensor) -> Result<(), Error> {
-    if tensor.device().is_cpu() {
-        return Ok(());
-    }
-    let found = format!("{:?}", tensor.device().location());
-    Err(Error::Device { name: name.to_string(), expected: "cpu".into(), found })
+/// Every tensor lies where the optimizer works.
+fn check_device(name: &str, tensor: &candle_core::Tensor, optimizer: &crate::Optimizer) -> Result<(), Error> {
+    let found = match tensor.device() {
+        candle_core::Device::Cpu => Location::Cpu,
+        #[cfg(feature = "candle-cuda")]
+        candle_core::Device::Cuda(device) => Location::Cuda(ContextId::of(device.cuda_stream().context())),
+        other => {
+            let (expected, found) = (optimizer.location().to_string(), format!("{:?}", other.location()));
+            return Err(Error::Device { name: name.to_string(), expected, found });
+        }
+    };
+    found.check(optimizer.location(), name)
 }
 
 /// Variables whose locks fit the caller's stack, a frame each (4 KiB without optimization).
@@ -319,6 +348,9 @@ struct Step<'a> {
     parameters: &'a [Parameter],
     parts: &'a mut [Part],
     updates: &'a mut Vec<Update<'static>>,
+    /// Where the optimizer works, if that is a GPU.
+    #[cfg(feature = "candle-cuda")]
+    stream: Option<std::sync::Arc<CudaStream>>,
 }
 
 /// What happens while all locks are held.
@@ -337,6 +369,13 @@ impl Step<'_> {
         if lock.gradient {
             let gradient = self.parts[lock.part].gradient.clone();
             let (storage, layout) = gradient.storage_and_layout();
+            #[cfg(feature = "candle-cuda")]
+            if let Storage::Cuda(storage) = &*storage {
+                return match storage.dtype() {
+                    DType::BF16 => self.lock_gradient::<bf16>(storage, layout, *lock, rest, held),
+                    _ => self.lock_gradient::<f32>(storage, layout, *lock, rest, held),
+                };
+            }
             let Storage::Cpu(storage) = &*storage else { return Err(moved()) };
             self.parts[lock.part].gradient_at = match storage {
                 CpuStorage::F32(values) => address(values, layout),
@@ -351,8 +390,29 @@ impl Step<'_> {
         frame.step.into_inner().2
     }
 
+    /// A gradient on a GPU: the step waits for whoever wrote it, and whoever writes it next waits for the step.
+    #[cfg(feature = "candle-cuda")]
+    fn lock_gradient<T: candle_core::cuda_backend::CudaDType>(
+        &mut self,
+        storage: &CudaStorage,
+        layout: &Layout,
+        lock: Lock,
+        rest: &[Lock],
+        held: Held<'_>,
+    ) -> Result<(), Error> {
+        let stream = self.stream.clone().ok_or_else(moved)?;
+        let view = storage.as_cuda_slice::<T>()?.slice(layout.start_offset()..);
+        let (address, _read) = view.device_ptr(&stream);
+        self.parts[lock.part].gradient_at = Address(std::ptr::without_provenance_mut(address as usize));
+        self.lock(rest, held)
+    }
+
     /// The innermost frame: every lock is held, every address known.
     fn collect(&mut self) {
+        #[cfg(feature = "candle-cuda")]
+        if let Some(stream) = &self.stream {
+            return self.collect_on(&stream.context().clone());
+        }
         for part in &*self.parts {
             let Parameter { var, id } = &self.parameters[part.parameter];
             let (len, from) = (var.elem_count(), part.gradient_at.0);
@@ -367,6 +427,26 @@ impl Step<'_> {
                     _ => Tensor::from_raw_parts(from.cast::<f32>(), len),
                 };
                 Update::new(*id, TensorMut::from_raw_parts(part.parameter_at.0.cast::<f32>(), len), gradient)
+            };
+            self.updates.push(update);
+        }
+    }
+
+    /// As `collect`, on a GPU.
+    #[cfg(feature = "candle-cuda")]
+    fn collect_on(&mut self, context: &std::sync::Arc<CudaContext>) {
+        for part in &*self.parts {
+            let Parameter { var, id } = &self.parameters[part.parameter];
+            let len = var.elem_count();
+            let at = |address: Address| address.0.addr() as u64;
+            // SAFETY: as in `collect`; the guards of the frames order the step among the tensors' other uses.
+            let update = unsafe {
+                let gradient = match part.gradient.dtype() {
+                    DType::BF16 => Tensor::from_device_address::<bf16>(at(part.gradient_at), len, context),
+                    _ => Tensor::from_device_address::<f32>(at(part.gradient_at), len, context),
+                };
+                let parameter = TensorMut::from_device_address::<f32>(at(part.parameter_at), len, context);
+                Update::new(*id, parameter, gradient)
             };
             self.updates.push(update);
         }
@@ -389,6 +469,17 @@ impl InplaceOp1 for Frame<'_, '_> {
         let (step, held, result) = &mut *self.step.borrow_mut();
         let CpuStorage::F32(values) = storage else { return Err(moved().into()) };
         step.parts[self.part].parameter_at = Address(values[layout.start_offset()..].as_mut_ptr().cast());
+        *result = step.lock(self.rest, held);
+        Ok(())
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (step, held, result) = &mut *self.step.borrow_mut();
+        let stream = step.stream.clone().ok_or_else(moved)?;
+        let mut view = storage.as_cuda_slice_mut::<f32>()?.slice_mut(layout.start_offset()..);
+        let (address, _written) = view.device_ptr_mut(&stream);
+        step.parts[self.part].parameter_at = Address(std::ptr::without_provenance_mut(address as usize));
         *result = step.lock(self.rest, held);
         Ok(())
     }

@@ -103,9 +103,29 @@ pub enum Error {
         /// How much was asked for.
         bytes: usize,
     },
-    /// An earlier step panicked half-way (in a thread pool, say): parameters and moments no longer belong together.
-    /// Restore both from a checkpoint into a new optimizer.
+    /// An earlier step ended half-way (a panic in a thread pool, a failed launch on a GPU): parameters and moments no longer
+    /// belong together. Restore both from a checkpoint into a new optimizer.
     Lost,
+    /// A step, or a change of hyper-parameters, inside the capture of a CUDA graph that cannot be captured.
+    Capture {
+        /// Why, and what to do.
+        reason: &'static str,
+    },
+    /// NVRTC refused to compile a kernel.
+    Compile {
+        /// The file of kernels.
+        source: &'static str,
+        /// The compiler's log.
+        log: String,
+    },
+    /// The CUDA driver reported an error. Some of them (an illegal address, a lost device) end the whole context.
+    #[cfg(feature = "cuda")]
+    Cuda {
+        /// What was being done.
+        doing: &'static str,
+        /// The driver's error.
+        error: cudarc::driver::DriverError,
+    },
     /// candle refused an operation.
     #[cfg(feature = "candle")]
     Candle(candle_core::Error),
@@ -145,8 +165,17 @@ impl fmt::Display for Error {
             }
             Self::Lost => write!(
                 f,
-                "an earlier step panicked half-way; restore parameters and optimizer state from a checkpoint"
+                "an earlier step ended half-way; restore parameters and optimizer state from a checkpoint"
             ),
+            Self::Capture { reason } => write!(f, "cannot be captured into a CUDA graph: {reason}"),
+            Self::Compile { source, log } => write!(f, "NVRTC cannot compile {source}: {log}"),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { doing, error } => match (error.error_name(), error.error_string()) {
+                (Ok(name), Ok(text)) => {
+                    write!(f, "{doing} failed: {} ({})", text.to_string_lossy(), name.to_string_lossy())
+                }
+                _ => write!(f, "{doing} failed: CUDA error {}", error.0 as u32),
+            },
             #[cfg(feature = "candle")]
             Self::Candle(error) => write!(f, "candle: {error}"),
         }
@@ -156,6 +185,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda { error, .. } => Some(error),
             #[cfg(feature = "candle")]
             Self::Candle(error) => Some(error),
             _ => None,

@@ -2,6 +2,9 @@
 
 use crate::algorithm::non_negative_f32;
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::tensor::Location;
 use crate::{Device, Dtype, Error, Tensor, TensorMut};
 
 /// The diagonal empirical Fisher of a minibatch, `F̂ = (1/B) Σ_i g_i ⊙ g_i`, from the gradients of single samples.
@@ -13,39 +16,66 @@ use crate::{Device, Dtype, Error, Tensor, TensorMut};
 ///
 /// ```
 /// use fadam::{Device, EmpiricalFisher};
-/// let mut fisher = EmpiricalFisher::new(Device::Cpu, 2);
+/// let mut fisher = EmpiricalFisher::new(Device::Cpu, 2)?;
 /// fisher.add(&[1.0_f32, 2.0])?;                   // one sample
 /// fisher.add(&[3.0_f32, 0.0, 0.0, 4.0])?;         // a block of two
 /// assert_eq!(fisher.samples(), 3);
-/// assert_eq!(fisher.diagonal(), [10.0 / 3.0, 20.0 / 3.0]);
+/// assert_eq!(fisher.diagonal()?, [10.0 / 3.0, 20.0 / 3.0]);
 /// # Ok::<(), fadam::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct EmpiricalFisher {
-    device: Device,
-    sum: Vec<f64>,
+    sum: Sum,
+    len: usize,
     samples: u64,
+}
+
+#[derive(Debug)]
+enum Sum {
+    Cpu(Vec<f64>),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::FisherSum),
 }
 
 impl EmpiricalFisher {
     /// The Fisher of `len` parameters, without samples yet.
-    pub fn new(device: Device, len: usize) -> Self {
-        Self { device, sum: vec![0.0; len], samples: 0 }
+    ///
+    /// # Errors
+    /// On a GPU [`Error::Unavailable`], [`Error::Compile`], [`Error::Cuda`].
+    pub fn new(device: Device, len: usize) -> Result<Self, Error> {
+        let sum = match device {
+            Device::Cpu => Sum::Cpu(vec![0.0; len]),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => Sum::Cuda(cuda::FisherSum::new(ordinal, len)?),
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(ordinal) => return Err(crate::backend::no_cuda(ordinal)),
+        };
+        Ok(Self { sum, len, samples: 0 })
     }
 
     /// Adds the gradients of one sample (`len` elements) or of several (a row-major block of B × `len`), f32 or bf16.
     ///
     /// # Errors
-    /// [`Error::Length`] where the length is not a multiple of `len`; then nothing was added.
+    /// [`Error::Length`] where the length is not a multiple of `len`, [`Error::Device`], [`Error::Cuda`]; then nothing was
+    /// added.
     pub fn add<'a>(&mut self, gradients: impl Into<Tensor<'a>>) -> Result<(), Error> {
-        let (gradients, len) = (gradients.into(), self.sum.len());
-        if len == 0 || gradients.len() % len != 0 {
-            return Err(length("gradients", len, gradients.len()));
+        let gradients = gradients.into();
+        if self.len == 0 || gradients.len() % self.len != 0 {
+            return Err(length("gradients", self.len, gradients.len()));
         }
-        match self.device {
-            Device::Cpu => cpu::fisher_accumulate(&mut self.sum, &gradients),
+        let samples = gradients.len() / self.len;
+        match &mut self.sum {
+            Sum::Cpu(sum) => {
+                gradients.place.check(Location::Cpu, NAME)?;
+                cpu::fisher_accumulate(sum, &gradients);
+            }
+            #[cfg(feature = "cuda")]
+            Sum::Cuda(sum) => {
+                gradients.place.check(Location::Cuda(sum.context_id()), NAME)?;
+                sum.add(&gradients, samples)?;
+            }
         }
-        self.samples += (gradients.len() / len) as u64;
+        self.samples += samples as u64;
         Ok(())
     }
 
@@ -54,10 +84,18 @@ impl EmpiricalFisher {
         self.samples
     }
 
-    /// F̂, each element rounded once to f32; zeros without samples.
-    pub fn diagonal(&self) -> Vec<f32> {
+    /// F̂, each element rounded once to f32; zeros without samples. Waits for the device.
+    ///
+    /// # Errors
+    /// On a GPU [`Error::Cuda`].
+    pub fn diagonal(&self) -> Result<Vec<f32>, Error> {
         let samples = self.samples.max(1) as f64;
-        self.sum.iter().map(|sum| (sum / samples) as f32).collect()
+        let mean = |sum: &[f64]| sum.iter().map(|sum| (sum / samples) as f32).collect();
+        match &self.sum {
+            Sum::Cpu(sum) => Ok(mean(sum)),
+            #[cfg(feature = "cuda")]
+            Sum::Cuda(sum) => Ok(mean(&sum.to_vec()?)),
+        }
     }
 }
 
@@ -85,8 +123,11 @@ pub enum FisherPower {
 /// # Ok::<(), fadam::Error>(())
 /// ```
 ///
+/// On a GPU it is launched on the parameter's stream and not waited for.
+///
 /// # Errors
-/// [`Error::Hyperparameter`], [`Error::Length`], [`Error::Dtype`], [`Error::Aliased`]; then nothing was changed.
+/// [`Error::Hyperparameter`], [`Error::Length`], [`Error::Dtype`], [`Error::Device`], [`Error::Aliased`], on a GPU
+/// [`Error::Unavailable`], [`Error::Compile`] and [`Error::Cuda`]; then nothing was changed.
 pub fn natural_gradient_step<'a>(
     device: Device,
     parameter: impl Into<TensorMut<'a>>,
@@ -109,24 +150,57 @@ pub fn natural_gradient_step<'a>(
             return Err(Error::Dtype { name: NAME.into(), role, expected: "f32", found: dtype.to_string() });
         }
     }
-    let overlaps = |other: &Tensor<'_>| {
-        let (theta, at) = (parameter.ptr.addr(), other.ptr.addr());
-        theta < at + other.len * other.dtype.size() && at < theta + parameter.len * Dtype::F32.size()
+    let step = NaturalGradient {
+        neg_lr: -learning_rate as f32,
+        damping: damping as f32,
+        root: power == FisherPower::Half,
     };
-    for (other, role) in [(&gradient, "its gradient"), (&fisher, "its Fisher diagonal")] {
-        if overlaps(other) {
+    match device {
+        Device::Cpu => {
+            parameter.place.check(Location::Cpu, NAME)?;
+            gradient.place.check(Location::Cpu, NAME)?;
+            fisher.place.check(Location::Cpu, NAME)?;
+            let at = |tensor: &Tensor<'_>| tensor.host().addr();
+            refuse_aliases(parameter.host().addr(), at(&gradient), at(&fisher), &gradient)?;
+            cpu::natural_gradient(parameter, gradient, fisher, &step);
+            Ok(())
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => cuda::natural_gradient(ordinal, parameter, gradient, fisher, &step),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(ordinal) => Err(crate::backend::no_cuda(ordinal)),
+    }
+}
+
+/// The numbers of a natural-gradient step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NaturalGradient {
+    pub(crate) neg_lr: f32,
+    pub(crate) damping: f32,
+    /// By √F̂.
+    pub(crate) root: bool,
+}
+
+/// θ, at these addresses, may share no memory with its gradient and its Fisher diagonal.
+pub(crate) fn refuse_aliases(
+    parameter: usize,
+    gradient: usize,
+    fisher: usize,
+    like: &Tensor<'_>,
+) -> Result<(), Error> {
+    let f32s = like.len * Dtype::F32.size();
+    let sides =
+        [(gradient, like.len * like.dtype.size(), "its gradient"), (fisher, f32s, "its Fisher diagonal")];
+    for (at, bytes, role) in sides {
+        if parameter < at + bytes && at < parameter + f32s {
             return Err(Error::Aliased { name: NAME.into(), other: role.into() });
         }
-    }
-    let (neg_lr, damping, root) = (-learning_rate as f32, damping as f32, power == FisherPower::Half);
-    match device {
-        Device::Cpu => cpu::natural_gradient(parameter, gradient, fisher, neg_lr, damping, root),
     }
     Ok(())
 }
 
 /// These functions know no names; errors call their parameter θ.
-const NAME: &str = "θ";
+pub(crate) const NAME: &str = "θ";
 
 fn length(role: &'static str, expected: usize, found: usize) -> Error {
     Error::Length { name: NAME.into(), role, expected, found }

@@ -71,11 +71,14 @@
 
 mod algorithm;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // half of it is for a GPU alone
 mod args;
 mod backend;
 #[cfg(feature = "candle")]
 pub mod candle;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 mod fisher;
 mod norm;

@@ -1,6 +1,7 @@
 //! The global norm on its own.
 
 use crate::cpu::sum_of_squares;
+use crate::tensor::Location;
 use crate::{Device, Error, Tensor};
 
 /// ‖x‖₂ over all tensors taken together, f32 and bf16 mixed at will: two passes, deterministic, the same bits on every
@@ -14,11 +15,23 @@ use crate::{Device, Error, Tensor};
 /// # Ok::<(), fadam::Error>(())
 /// ```
 ///
+/// On a GPU it runs on the first tensor's stream, and waits for the result.
+///
 /// # Errors
-/// None on the CPU.
+/// [`Error::Device`] for a tensor of another device, named by its index; on a GPU [`Error::Unavailable`],
+/// [`Error::Compile`], [`Error::Cuda`].
 pub fn global_norm(device: Device, tensors: &[Tensor<'_>]) -> Result<f64, Error> {
     match device {
-        // SAFETY: a `Tensor` borrows its memory.
-        Device::Cpu => Ok(unsafe { sum_of_squares(tensors) }.sqrt()),
+        Device::Cpu => {
+            for (index, tensor) in tensors.iter().enumerate() {
+                tensor.place.check(Location::Cpu, &format!("tensor {index}"))?;
+            }
+            // SAFETY: a `Tensor` borrows its memory, which lies here.
+            Ok(unsafe { sum_of_squares(tensors) }.sqrt())
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => crate::cuda::global_norm(ordinal, tensors),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(ordinal) => Err(crate::backend::no_cuda(ordinal)),
     }
 }

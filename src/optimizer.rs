@@ -1,9 +1,10 @@
 //! Parameters, groups, the step and its report: what holds on every device.
 
 use crate::algorithm::{Hyper, check, positive};
-use crate::backend::{Address, Backend, Job};
+use crate::backend::{Address, Backend, Failure, Job, NotFinite, Target};
 use crate::{Algorithm, Device, Dtype, Error, Norms, Report, Simd, Tensor, TensorMut};
 use std::collections::HashMap;
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a step does with a gradient that is infinite or NaN, or whose squares overflow f32.
@@ -68,8 +69,8 @@ pub struct GroupId {
 #[derive(Debug)]
 pub struct Update<'a> {
     id: ParameterId,
-    parameter: TensorMut<'a>,
-    gradient: Tensor<'a>,
+    pub(crate) parameter: TensorMut<'a>,
+    pub(crate) gradient: Tensor<'a>,
 }
 
 impl<'a> Update<'a> {
@@ -111,6 +112,13 @@ pub(crate) struct Policy {
     pub(crate) speculate: bool,
 }
 
+impl Policy {
+    /// Whether a pass over the gradients goes before the step.
+    pub(crate) fn reads_gradients(&self) -> bool {
+        self.max_grad_norm.is_some() || self.non_finite != NonFinite::Propagate
+    }
+}
+
 /// An optimizer in the making: the algorithm, and what goes around it.
 ///
 /// ```
@@ -125,7 +133,7 @@ pub(crate) struct Policy {
 #[derive(Clone, Debug)]
 pub struct Builder {
     algorithm: Algorithm,
-    device: Device,
+    target: Target,
     simd: Option<Simd>,
     max_grad_norm: Option<f64>,
     non_finite: NonFinite,
@@ -133,13 +141,23 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Where parameters live and the step runs. Default [`Device::Cpu`].
+    /// Where parameters live and the step runs. Default [`Device::Cpu`]. On a GPU the step runs on the default stream of
+    /// the device's primary context.
     pub fn device(mut self, device: Device) -> Self {
-        self.device = device;
+        self.target = Target::Device(device);
         self
     }
 
-    /// The CPU's instruction set. Default: the best that the machine has. The bits are the same with any.
+    /// The GPU of this stream, and its context: steps are launched on it, in order with whatever else is. Takes the place
+    /// of [`device`](Self::device).
+    #[cfg(feature = "cuda")]
+    pub fn stream(mut self, stream: std::sync::Arc<crate::cuda::cudarc::driver::CudaStream>) -> Self {
+        self.target = Target::Stream(stream);
+        self
+    }
+
+    /// The CPU's instruction set. Default: the best that the machine has. The bits are the same with any. On a GPU it has no
+    /// effect.
     pub fn simd(mut self, simd: Simd) -> Self {
         self.simd = Some(simd);
         self
@@ -168,14 +186,14 @@ impl Builder {
     /// The optimizer, without parameters yet.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::Unavailable`] for a device or an instruction
-    /// set that is not there.
+    /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::Unavailable`] for a device, a compiler or an
+    /// instruction set that is not there, [`Error::Compile`], [`Error::Cuda`].
     pub fn build(self) -> Result<Optimizer, Error> {
         if let Some(max) = self.max_grad_norm {
             positive("max_grad_norm", max)?;
         }
         let hyper = self.algorithm.resolve(&Group::default())?;
-        let backend = Backend::new(self.device, self.simd)?;
+        let backend = Backend::new(self.target, self.simd, &self.algorithm, self.norms)?;
         static OWNERS: AtomicUsize = AtomicUsize::new(0);
         Ok(Optimizer {
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
@@ -263,7 +281,7 @@ impl Optimizer {
     pub fn builder(algorithm: impl Into<Algorithm>) -> Builder {
         Builder {
             algorithm: algorithm.into(),
-            device: Device::Cpu,
+            target: Target::Device(Device::Cpu),
             simd: None,
             max_grad_norm: None,
             non_finite: NonFinite::Skip,
@@ -286,7 +304,7 @@ impl Optimizer {
     /// the order in which norms are summed: keep it fixed, by sorted names, say.
     ///
     /// # Errors
-    /// [`Error::DuplicateName`], [`Error::OutOfMemory`].
+    /// [`Error::DuplicateName`], [`Error::OutOfMemory`], [`Error::Cuda`].
     pub fn register(&mut self, name: impl Into<String>, len: usize) -> Result<ParameterId, Error> {
         self.register_at(0, name.into(), len)
     }
@@ -345,28 +363,34 @@ impl Optimizer {
         &self.algorithm
     }
 
-    /// Changes the learning rate of every group that has none of its own, from the next step on.
+    /// Changes the learning rate of every group that has none of its own, from the next step on (on a GPU, in the order of
+    /// its stream: replays of a captured step see it too).
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`].
+    /// [`Error::Hyperparameter`]; on a GPU [`Error::Cuda`], [`Error::Capture`]. Then nothing has changed.
     pub fn set_learning_rate(&mut self, lr: f64) -> Result<(), Error> {
         let algorithm = self.algorithm.with_learning_rate(lr);
         algorithm.resolve(&Group::default())?;
-        self.algorithm = algorithm;
-        for (group, hyper) in &mut self.groups {
+        let mut groups = self.groups.clone();
+        for (group, hyper) in &mut groups {
             *hyper = algorithm.resolve(group)?;
         }
+        self.backend.change_settings(&groups, &self.policy)?;
+        (self.algorithm, self.groups) = (algorithm, groups);
         Ok(())
     }
 
     /// Changes the learning rate of one group, from the next step on.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Hyperparameter`].
+    /// [`Error::UnknownGroup`], and those of [`set_learning_rate`](Self::set_learning_rate).
     pub fn set_group_learning_rate(&mut self, group: GroupId, lr: f64) -> Result<(), Error> {
         let index = self.group_index(group)?;
         let changed = Group { lr: Some(lr), ..self.groups[index].0 };
-        self.groups[index] = (changed, self.algorithm.resolve(&changed)?);
+        let mut groups = self.groups.clone();
+        groups[index] = (changed, self.algorithm.resolve(&changed)?);
+        self.backend.change_settings(&groups, &self.policy)?;
+        self.groups = groups;
         Ok(())
     }
 
@@ -374,7 +398,7 @@ impl Optimizer {
     /// Default 1.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`].
+    /// As [`set_learning_rate`](Self::set_learning_rate).
     pub fn set_grad_scale(&mut self, grad_scale: f64) -> Result<(), Error> {
         positive("grad_scale", grad_scale)?;
         let inverse = (1.0 / grad_scale) as f32;
@@ -384,7 +408,9 @@ impl Optimizer {
             grad_scale,
             "a number whose inverse is within f32's range",
         )?;
-        self.policy.grad_scale = grad_scale;
+        let policy = Policy { grad_scale, ..self.policy };
+        self.backend.change_settings(&self.groups, &policy)?;
+        self.policy = policy;
         Ok(())
     }
 
@@ -394,32 +420,73 @@ impl Optimizer {
     /// On the CPU the work runs in the current rayon pool (the caller's, inside [`rayon::ThreadPool::install`]); a small
     /// step stays on the calling thread. Nothing is allocated.
     ///
+    /// On a GPU the step is launched and not waited for. Tensors that were last used on another stream are waited for, and
+    /// order their next use, by cudarc's events. The step can be captured into a CUDA graph once it has run with the same
+    /// tensors; step counts and learning rates live on the device and advance under replay. A graph must not be replayed
+    /// after the optimizer, or a tensor of it, is gone; after registering parameters, capture anew.
+    ///
     /// # Errors
     /// Before anything has changed: [`Error::UnknownParameter`], [`Error::RepeatedParameter`], [`Error::Length`],
-    /// [`Error::Dtype`], [`Error::Aliased`], [`Error::Lost`], and under [`NonFinite::Error`] [`Error::NonFinite`].
+    /// [`Error::Dtype`], [`Error::Device`], [`Error::Aliased`], [`Error::Lost`], [`Error::Capture`], and under
+    /// [`NonFinite::Error`] [`Error::NonFinite`]: on a GPU that of an earlier step, and this one did not take place either.
+    /// [`Error::Cuda`] leaves the optimizer untouched, or lost: then every later call says [`Error::Lost`].
     pub fn step(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
-        if self.lost {
-            return Err(Error::Lost);
-        }
-        self.collect(updates)?;
+        self.check_lost()?;
+        let surplus = self.collect(updates)?;
+        let order = self.backend.order();
+        let jobs = &mut self.jobs;
+        let guards = order.borrow(updates, |update, parameter, gradient| {
+            if let Some(job) = jobs.get_mut(update) {
+                (job.parameter, job.gradient) = (parameter, gradient);
+            }
+        })?;
+        self.sort(surplus)?;
         self.refuse_aliases()?;
         self.lost = true;
-        let non_finite = self.backend.step(&self.jobs, &self.groups, &self.policy);
+        let outcome = self.backend.step(&self.jobs, &self.groups, &self.policy);
+        drop(guards);
+        let outcome = match outcome {
+            Ok(not_finite) => {
+                order.check()?; // else lost
+                not_finite
+            }
+            Err(Failure::Untouched(error)) => {
+                self.lost = self.backend.is_dead();
+                return Err(error);
+            }
+            Err(Failure::Midway(error)) => return Err(error),
+        };
         self.lost = false;
         self.jobs.clear();
-        match non_finite {
-            Some(index) if self.policy.non_finite == NonFinite::Error => Err(Error::NonFinite {
-                name: self.parameters[index].name.clone(),
-                step: self.backend.report().step,
-            }),
+        self.refuse_non_finite(outcome)
+    }
+
+    /// Asks the device for something. What a device that has died kept of the optimizer is lost.
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Backend) -> Result<T, Error>) -> Result<T, Error> {
+        self.check_lost()?;
+        let answer = question(&mut self.backend);
+        self.lost = answer.is_err() && self.backend.is_dead();
+        answer
+    }
+
+    fn check_lost(&self) -> Result<(), Error> {
+        if self.lost { Err(Error::Lost) } else { Ok(()) }
+    }
+
+    fn refuse_non_finite(&self, outcome: Option<NotFinite>) -> Result<(), Error> {
+        match outcome {
+            Some(NotFinite { parameter, step }) if self.policy.non_finite == NonFinite::Error => {
+                Err(Error::NonFinite { name: self.parameters[parameter].name.clone(), step })
+            }
             _ => Ok(()),
         }
     }
 
-    /// Checks each update alone and puts them in the order of registration.
-    fn collect(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
+    /// Checks each update alone and makes a job of it, without its addresses yet. A parameter, if there are more updates
+    /// than parameters: the scratch must not grow.
+    fn collect(&mut self, updates: &[Update<'_>]) -> Result<Option<usize>, Error> {
         self.jobs.clear();
-        let mut surplus = None;
+        let location = self.backend.location();
         for update in updates {
             let index = self.parameter_index(update.id)?;
             let Parameter { name, len, group } = &self.parameters[index];
@@ -437,19 +504,25 @@ impl Optimizer {
                     found: parameter.dtype.to_string(),
                 });
             }
+            parameter.place.check(location, name)?;
+            gradient.place.check(location, name)?;
             if self.jobs.len() == self.parameters.len() {
-                surplus = Some(index); // one of them is repeated; the scratch must not grow
-                break;
+                return Ok(Some(index));
             }
             self.jobs.push(Job {
                 index,
                 group: *group,
                 len: *len,
-                parameter: Address(parameter.ptr),
-                gradient: Address(gradient.ptr.cast_mut()),
+                parameter: Address(null_mut()),
+                gradient: Address(null_mut()),
                 gradient_dtype: gradient.dtype,
             });
         }
+        Ok(None)
+    }
+
+    /// Puts the jobs in the order of registration, each parameter at most once.
+    fn sort(&mut self, surplus: Option<usize>) -> Result<(), Error> {
         self.jobs.sort_unstable_by_key(|job| job.index);
         let repeated = self.jobs.windows(2).find(|pair| pair[0].index == pair[1].index);
         match repeated.map(|pair| pair[0].index).or(surplus) {
@@ -494,31 +567,56 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The figures of the last step. Waits for the device where it has to.
+    /// The figures of the last step. On a GPU it waits for that step, though not for what was launched after it (unless a
+    /// step was captured into a graph: then for the whole stream).
     ///
     /// # Errors
-    /// [`Error::Lost`].
+    /// [`Error::Lost`]; on a GPU [`Error::Cuda`], and under [`NonFinite::Error`] [`Error::NonFinite`] of a step that did not
+    /// take place, once: the next call returns the figures.
     pub fn report(&mut self) -> Result<Report, Error> {
-        if self.lost { Err(Error::Lost) } else { Ok(self.backend.report()) }
+        let (report, not_finite) = self.ask(Backend::report)?;
+        self.refuse_non_finite(not_finite)?;
+        Ok(report)
+    }
+
+    /// Waits until the device has done all steps. On the CPU they are done when [`step`](Self::step) returns.
+    ///
+    /// # Errors
+    /// As [`report`](Self::report).
+    pub fn synchronize(&mut self) -> Result<(), Error> {
+        let not_finite = self.ask(Backend::synchronize)?;
+        self.refuse_non_finite(not_finite)
     }
 
     /// Norms of one parameter in the last step that it took part in; `None` before that, or without
-    /// [`Builder::norms`].
+    /// [`Builder::norms`]. Waits for the device.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Lost`].
+    /// [`Error::UnknownParameter`], [`Error::Lost`], [`Error::Cuda`].
     pub fn norms_of(&mut self, id: ParameterId) -> Result<Option<Norms>, Error> {
         let index = self.parameter_index(id)?;
-        if self.lost { Err(Error::Lost) } else { Ok(self.backend.norms(index)) }
+        self.ask(|backend| backend.norms(index))
     }
 
-    /// A copy of the optimizer's memory of one parameter.
+    /// A copy of the optimizer's memory of one parameter. Waits for the device.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Lost`].
+    /// [`Error::UnknownParameter`], [`Error::Lost`], [`Error::Cuda`].
     pub fn state(&mut self, id: ParameterId) -> Result<State, Error> {
         let index = self.parameter_index(id)?;
-        if self.lost { Err(Error::Lost) } else { Ok(self.backend.state(index)) }
+        self.ask(|backend| backend.state(index))
+    }
+
+    /// Where parameters have to be.
+    #[cfg(feature = "candle")]
+    pub(crate) fn location(&self) -> crate::tensor::Location {
+        self.backend.location()
+    }
+
+    /// The stream that steps run on, on a GPU.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn stream(&self) -> Option<std::sync::Arc<crate::cuda::cudarc::driver::CudaStream>> {
+        self.backend.order().into_stream()
     }
 
     fn parameter_index(&self, id: ParameterId) -> Result<usize, Error> {

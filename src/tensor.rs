@@ -1,5 +1,8 @@
 //! Borrowed views of the caller's memory: where it is, how long, of which type. No arithmetic.
 
+use crate::Error;
+#[cfg(feature = "cuda")]
+use crate::cuda::{ContextId, Source, Target};
 use half::bf16;
 use std::fmt;
 use std::marker::PhantomData;
@@ -57,7 +60,78 @@ impl Element for bf16 {
     const DTYPE: Dtype = Dtype::Bf16;
 }
 
-/// A tensor that a step reads: a gradient. Made from `&[f32]`, `&[bf16]`, a `&Vec` or a reference to an array.
+/// Where a tensor lies: at an address of this process, or on a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<H, D> {
+    Host(H),
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "there is no device to be on"))]
+    Cuda(D),
+}
+
+#[cfg(not(feature = "cuda"))]
+use std::convert::Infallible as Source;
+#[cfg(not(feature = "cuda"))]
+use std::convert::Infallible as Target;
+
+/// Where a tensor lies, to be compared with where an optimizer works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Location {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda(ContextId),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(context) => write!(f, "cuda:{}", context.ordinal),
+        }
+    }
+}
+
+/// What lies on a device.
+pub(crate) trait OnDevice {
+    fn location(&self) -> Location;
+}
+
+#[cfg(not(feature = "cuda"))]
+impl OnDevice for Source {
+    fn location(&self) -> Location {
+        match *self {}
+    }
+}
+
+impl Location {
+    /// # Errors
+    /// [`Error::Device`] where it is not `expected`.
+    pub(crate) fn check(self, expected: Self, name: &str) -> Result<(), Error> {
+        if self == expected {
+            return Ok(());
+        }
+        let (expected, mut found) = (expected.to_string(), self.to_string());
+        if found == expected {
+            found = format!("another context of {found}");
+        }
+        Err(Error::Device { name: name.into(), expected, found })
+    }
+}
+
+impl<H, D: OnDevice> Place<H, D> {
+    /// # Errors
+    /// [`Error::Device`] where it is not `expected`.
+    pub(crate) fn check(&self, expected: Location, name: &str) -> Result<(), Error> {
+        match self {
+            Self::Host(_) => Location::Cpu,
+            Self::Cuda(device) => device.location(),
+        }
+        .check(expected, name)
+    }
+}
+
+/// A tensor that a step reads: a gradient. On the CPU it is made from `&[f32]`, `&[bf16]`, a `&Vec` or a reference to an
+/// array; on a GPU from cudarc's `&CudaSlice` or `&CudaView`.
 ///
 /// ```
 /// let gradient = vec![0.5_f32; 3];
@@ -65,13 +139,17 @@ impl Element for bf16 {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'a> {
-    pub(crate) ptr: *const u8,
+    #[cfg(feature = "cuda")]
+    pub(crate) place: Place<*const u8, Source<'a>>,
+    #[cfg(not(feature = "cuda"))]
+    pub(crate) place: Place<*const u8, Source>,
     pub(crate) len: usize,
     pub(crate) dtype: Dtype,
     borrow: PhantomData<&'a [u8]>,
 }
 
-/// A tensor that a step updates in place: a parameter. Made from `&mut [f32]`, a `&mut Vec` or an array.
+/// A tensor that a step updates in place: a parameter. On the CPU it is made from `&mut [f32]`, a `&mut Vec` or an array;
+/// on a GPU from cudarc's `&mut CudaSlice` or `&mut CudaViewMut`.
 ///
 /// ```
 /// let mut weight = [0.0_f32; 4];
@@ -79,22 +157,40 @@ pub struct Tensor<'a> {
 /// ```
 #[derive(Debug)]
 pub struct TensorMut<'a> {
-    pub(crate) ptr: *mut u8,
+    #[cfg(feature = "cuda")]
+    pub(crate) place: Place<*mut u8, Target<'a>>,
+    #[cfg(not(feature = "cuda"))]
+    pub(crate) place: Place<*mut u8, Target>,
     pub(crate) len: usize,
     pub(crate) dtype: Dtype,
     borrow: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: a `Tensor` is a `&[f32]` or a `&[bf16]` that has forgotten which; both are Send and Sync.
+// SAFETY: on the CPU a `Tensor` is a `&[f32]` or a `&[bf16]` that has forgotten which; both are Send and Sync. On a device
+// it is a reference to something `Sync`, or a number.
 unsafe impl Send for Tensor<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Tensor<'_> {}
-// SAFETY: a `TensorMut` is a `&mut [f32]` or `&mut [bf16]` that has forgotten which; both are Send and Sync.
+// SAFETY: on the CPU a `TensorMut` is a `&mut [f32]` or `&mut [bf16]` that has forgotten which; both are Send and Sync. On
+// a device it is a mutable reference to something `Send` and `Sync`, or a number.
 unsafe impl Send for TensorMut<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for TensorMut<'_> {}
 
-impl Tensor<'_> {
+impl<'a> Tensor<'a> {
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(source: Source<'a>, len: usize, dtype: Dtype) -> Self {
+        Self { place: Place::Cuda(source), len, dtype, borrow: PhantomData }
+    }
+
+    /// Its address; null on a device, which callers have excluded.
+    pub(crate) fn host(&self) -> *const u8 {
+        match self.place {
+            Place::Host(address) => address,
+            Place::Cuda(_) => std::ptr::null(),
+        }
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -123,11 +219,24 @@ impl Tensor<'_> {
     /// assert!(!view.is_empty());
     /// ```
     pub unsafe fn from_raw_parts<T: Element>(ptr: *const T, len: usize) -> Self {
-        Self { ptr: ptr.cast(), len, dtype: T::DTYPE, borrow: PhantomData }
+        Self { place: Place::Host(ptr.cast()), len, dtype: T::DTYPE, borrow: PhantomData }
     }
 }
 
-impl TensorMut<'_> {
+impl<'a> TensorMut<'a> {
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(target: Target<'a>, len: usize, dtype: Dtype) -> Self {
+        Self { place: Place::Cuda(target), len, dtype, borrow: PhantomData }
+    }
+
+    /// Its address; null on a device, which callers have excluded.
+    pub(crate) fn host(&self) -> *mut u8 {
+        match self.place {
+            Place::Host(address) => address,
+            Place::Cuda(_) => std::ptr::null_mut(),
+        }
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -156,7 +265,7 @@ impl TensorMut<'_> {
     /// assert_eq!(view.len(), 2);
     /// ```
     pub unsafe fn from_raw_parts<T: Element>(ptr: *mut T, len: usize) -> Self {
-        Self { ptr: ptr.cast(), len, dtype: T::DTYPE, borrow: PhantomData }
+        Self { place: Place::Host(ptr.cast()), len, dtype: T::DTYPE, borrow: PhantomData }
     }
 }
 

@@ -508,7 +508,7 @@ fn empirical_fisher_and_natural_gradient_have_the_kernels_bits() {
         let inputs = t.inputs();
         for (tensor, start) in inputs.parameters.iter().enumerate().filter(|(_, p)| !p.is_empty()) {
             let n = start.len();
-            let mut library = EmpiricalFisher::new(Device::Cpu, n);
+            let mut library = EmpiricalFisher::new(Device::Cpu, n).unwrap();
             let mut sum = vec![0.0_f64; n];
             for gradients in &inputs.gradients {
                 let gradient = gradients[tensor].as_ref().unwrap();
@@ -522,7 +522,7 @@ fn empirical_fisher_and_natural_gradient_have_the_kernels_bits() {
             let samples = inputs.gradients.len() as f64;
             let fisher: Vec<f32> = sum.iter().map(|sum| (sum / samples) as f32).collect();
             let (mut here, mut there) = (Outcome::default(), Outcome::default());
-            here.floats("diagonal".into(), &library.diagonal());
+            here.floats("diagonal".into(), &library.diagonal().unwrap());
             there.floats("diagonal".into(), &fisher);
             let gradient = inputs.gradients[0][tensor].as_ref().unwrap();
             for (power, root) in [(FisherPower::One, false), (FisherPower::Half, true)] {

@@ -103,9 +103,9 @@ fn empirical_fisher_and_natural_gradient() {
     let len = 4096 + 130; // two chunks, the second with a short last row
     let (mut parameter, gradient) = (vec![1.0_f32; len + 1], vec![bf16::ONE; len + 1]);
     pool.install(|| {
-        let mut fisher = EmpiricalFisher::new(Device::Cpu, len);
+        let mut fisher = EmpiricalFisher::new(Device::Cpu, len).unwrap();
         fisher.add(&gradient[1..]).unwrap();
-        let (diagonal, parameter) = (fisher.diagonal(), &mut parameter[1..]);
+        let (diagonal, parameter) = (fisher.diagonal().unwrap(), &mut parameter[1..]);
         natural_gradient_step(Device::Cpu, parameter, &gradient[1..], &diagonal, 0.5, FisherPower::One, 0.0)
     })
     .unwrap();

@@ -3,6 +3,8 @@
 //! IN → [`recording`] (with [`config`], [`keys`], [`json`]) → [`steps`] → [`output`] → OUT.
 
 mod config;
+#[path = "../gpu/mod.rs"]
+mod gpu;
 mod json;
 mod keys;
 mod output;
@@ -103,12 +105,12 @@ fn run(args: &Args) -> Result<()> {
         pool = pool.num_threads(threads.get());
     }
     let pool = pool.build().context("cannot start the threads")?;
-    say(&format!(
-        "device: {device} ({}, {} threads)",
-        simd.unwrap_or_else(Simd::best),
-        pool.current_num_threads()
-    ));
-    let replayed = pool.install(|| steps::replay(&mut recording, optimizer))?;
+    let cpu = || {
+        let simd = simd.unwrap_or_else(Simd::best);
+        format!("{device} ({simd}, {} threads)", pool.current_num_threads())
+    };
+    say(&format!("device: {}", gpu::describe(device)?.unwrap_or_else(cpu)));
+    let replayed = pool.install(|| steps::replay(&mut recording, optimizer, device))?;
     output::write(&args.output, &output::serialize(&recording, &replayed)?)?;
 
     let elements: usize = recording.parameters.iter().map(|parameter| parameter.value.len()).sum();

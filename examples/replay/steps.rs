@@ -1,10 +1,17 @@
 //! The replay itself: one step of the library for every t, and what it reports.
 
 use crate::config::Config;
-use crate::recording::{Decoded, Recording};
+use crate::gpu;
+use crate::recording::{Decoded, Parameter, Recording};
 use anyhow::{Result, bail};
-use fadam::{Algorithm, Device, Error, NonFinite, Optimizer, Report, Simd, State, Update};
+use fadam::cuda::cudarc::driver::CudaStream;
+use fadam::{
+    Algorithm, Device, Error, NonFinite, Optimizer, ParameterId, Report, Simd, State, Tensor, Update,
+};
+use half::bf16;
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One object of OUT's metadata `report`.
 #[derive(Serialize)]
@@ -39,38 +46,117 @@ pub(crate) fn optimizer(config: &Config, device: Device, simd: Option<Simd>) -> 
 }
 
 /// Steps through the recording; its parameters are updated in place.
-pub(crate) fn replay(recording: &mut Recording<'_>, mut optimizer: Optimizer) -> Result<Replayed> {
+pub(crate) fn replay(
+    recording: &mut Recording<'_>,
+    mut optimizer: Optimizer,
+    device: Device,
+) -> Result<Replayed> {
     let Recording { config, parameters, steps } = recording;
     let mut ids = Vec::new();
     for parameter in parameters.iter() {
         ids.push(optimizer.register(&parameter.name, parameter.value.len())?);
     }
+    let mut home = match device {
+        Device::Cuda(ordinal) => Home::on_gpu(gpu::stream(ordinal)?, parameters)?,
+        _ => Home::Host,
+    };
 
     let mut report = Vec::with_capacity(steps.len());
     for (t, gradients) in (1..).zip(steps.iter()) {
         if let Some(schedule) = &config.schedule {
             optimizer.set_learning_rate(schedule[t - 1])?;
         }
-        let decoded: Vec<(usize, Decoded)> =
+        let decoded: BTreeMap<usize, Decoded> =
             gradients.iter().map(|(&index, gradient)| (index, gradient.decode())).collect();
-        let mut taking_part = decoded.iter().peekable();
-        let mut updates = Vec::with_capacity(decoded.len());
-        for (index, parameter) in parameters.iter_mut().enumerate() {
-            if let Some((_, gradient)) = taking_part.next_if(|(next, _)| *next == index) {
-                updates.push(Update::new(ids[index], &mut parameter.value, gradient.tensor()));
-            }
+        let stepped = home.step(&mut optimizer, &ids, parameters, &decoded);
+        // On a GPU a gradient that is not finite is found when the report is asked for.
+        match stepped.and_then(|()| Ok(optimizer.report()?)) {
+            Ok(figures) => report.push(line(t, &figures, &config.algorithm)),
+            Err(error) => match error.downcast_ref() {
+                Some(Error::NonFinite { name, .. }) => {
+                    bail!("step {t}: tensor `grad/{t}/{name}` is not finite, or its squares overflow f32")
+                }
+                _ => return Err(error),
+            },
         }
-        match optimizer.step(&mut updates) {
-            Ok(()) => {}
-            Err(Error::NonFinite { name, .. }) => {
-                bail!("step {t}: tensor `grad/{t}/{name}` is not finite, or its squares overflow f32")
-            }
-            Err(other) => return Err(other.into()),
-        }
-        report.push(line(t, &optimizer.report()?, &config.algorithm));
     }
+    home.read(parameters)?;
     let states = ids.into_iter().map(|id| optimizer.state(id)).collect::<Result<_, _>>()?;
     Ok(Replayed { states, report })
+}
+
+/// Where the parameters are while they are stepped.
+enum Home {
+    /// In the recording.
+    Host,
+    /// In copies.
+    Gpu { stream: Arc<CudaStream>, parameters: Vec<gpu::Copy<f32>> },
+}
+
+/// A gradient's copy.
+enum OnGpu {
+    F32(gpu::Copy<f32>),
+    Bf16(gpu::Copy<bf16>),
+}
+
+impl Home {
+    fn on_gpu(stream: Arc<CudaStream>, parameters: &[Parameter]) -> Result<Self> {
+        let copies = parameters
+            .iter()
+            .map(|parameter| gpu::Copy::of(&stream, &parameter.value))
+            .collect::<Result<_>>()?;
+        Ok(Self::Gpu { stream, parameters: copies })
+    }
+
+    fn step(
+        &mut self,
+        optimizer: &mut Optimizer,
+        ids: &[ParameterId],
+        host: &mut [Parameter],
+        gradients: &BTreeMap<usize, Decoded>,
+    ) -> Result<()> {
+        match self {
+            Self::Host => {
+                let updates = host.iter_mut().enumerate().filter_map(|(index, parameter)| {
+                    Some(Update::new(ids[index], &mut parameter.value, gradients.get(&index)?.tensor()))
+                });
+                optimizer.step(&mut updates.collect::<Vec<_>>())?;
+            }
+            Self::Gpu { stream, parameters } => {
+                let copy = |(&index, gradient): (&usize, &Decoded)| {
+                    let copy = match gradient {
+                        Decoded::F32(values) => OnGpu::F32(gpu::Copy::of(stream, values)?),
+                        Decoded::Bf16(values) => OnGpu::Bf16(gpu::Copy::of(stream, values)?),
+                    };
+                    Ok((index, copy))
+                };
+                let copies = gradients.iter().map(copy).collect::<Result<BTreeMap<_, _>>>()?;
+                let mut targets: Vec<_> = parameters.iter_mut().map(gpu::Copy::view_mut).collect();
+                let sources: BTreeMap<usize, _> = copies
+                    .iter()
+                    .map(|(&index, copy)| match copy {
+                        OnGpu::F32(copy) => (index, (Some(copy.view()), None)),
+                        OnGpu::Bf16(copy) => (index, (None, Some(copy.view()))),
+                    })
+                    .collect();
+                let updates = targets.iter_mut().enumerate().filter_map(|(index, target)| {
+                    let gradient: Tensor<'_> = match sources.get(&index)? {
+                        (Some(wide), _) => wide.into(),
+                        (_, narrow) => narrow.as_ref()?.into(),
+                    };
+                    Some(Update::new(ids[index], target, gradient))
+                });
+                optimizer.step(&mut updates.collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the parameters back to the host.
+    fn read(&self, host: &mut [Parameter]) -> Result<()> {
+        let Self::Gpu { stream, parameters } = self else { return Ok(()) };
+        parameters.iter().zip(host).try_for_each(|(copy, parameter)| copy.read(stream, &mut parameter.value))
+    }
 }
 
 fn line(t: usize, report: &Report, algorithm: &Algorithm) -> Line {

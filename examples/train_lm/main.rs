@@ -4,12 +4,15 @@
 
 mod batches;
 mod corpus;
+#[path = "../gpu/mod.rs"]
+mod gpu;
 mod model;
 mod optimizer;
 mod output;
 mod plot;
 mod progress;
 mod sample;
+mod stepper;
 mod train;
 
 use anyhow::{Context, Result};
@@ -46,7 +49,7 @@ struct Options {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Where to run: best, cpu, cuda or cuda:N
+    /// Where the optimizer runs: best, cpu, cuda or cuda:N; the model is on the CPU
     #[arg(long, default_value = "best", value_parser = device)]
     device: String,
 
@@ -98,7 +101,8 @@ fn run(options: &Options) -> Result<()> {
     let choices = &options.optimizer;
     let device: fadam::Device = options.device.parse()?;
     let threads = start_threads()?;
-    println!("device    {device}, {threads} threads");
+    let place = gpu::describe(device)?.map(|gpu| format!("optimizer on {gpu}; model on "));
+    println!("device    {}cpu, {threads} threads", place.unwrap_or_default());
     let output = Output::open(&options.out, choices)?;
     let corpus = Corpus::load(options.corpus.as_deref())?;
     corpus.require(batches::SPAN)?;
@@ -111,6 +115,7 @@ fn run(options: &Options) -> Result<()> {
         seed: options.seed,
         lr: options.lr,
         device: &candle_device,
+        optimizer_device: device,
     };
     println!("model     {}", setup.describe()?);
     let begin = Instant::now();

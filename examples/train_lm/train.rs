@@ -5,10 +5,10 @@ use crate::corpus::Corpus;
 use crate::model::{CONTEXT, Model};
 use crate::optimizer::{Choice, MAX_GRAD_NORM};
 use crate::progress::Progress;
+use crate::stepper::Stepper;
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use candle_core::backprop::GradStore;
-use candle_nn::Optimizer;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
@@ -30,6 +30,7 @@ pub(crate) struct Setup<'a> {
     /// The peak learning rate.
     pub(crate) lr: f64,
     pub(crate) device: &'a Device,
+    pub(crate) optimizer_device: fadam::Device,
 }
 
 impl Setup<'_> {
@@ -102,7 +103,7 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
     let model = Model::new(&mut generator(setup.seed, 0), setup.device)?;
     let mut rng = generator(setup.seed, 1);
     let builder = fadam::Optimizer::builder(choice.algorithm(setup.lr)).max_grad_norm(MAX_GRAD_NORM);
-    let mut optimizer = fadam::candle::Optimizer::from_varmap(&model.weights, builder)?;
+    let mut optimizer = Stepper::new(&model, builder, setup.optimizer_device)?;
     let held_out = batches::held_out(setup.corpus);
     let mut points = vec![Point { step: 0, training: None, held_out: Some(measure(&model, &held_out)?) }];
     let mut time = Time::default();
@@ -111,9 +112,8 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
         let begin = Instant::now();
         let (loss, gradients) = gradients(&model, &batches::training(setup.corpus, &mut rng))?;
         check(choice, step, loss)?;
-        optimizer.set_learning_rate(setup.lr * schedule(step, setup.steps));
         let before = Instant::now();
-        optimizer.step(&gradients)?;
+        optimizer.step(setup.lr * schedule(step, setup.steps), &gradients)?;
         time.optimizer += before.elapsed();
         time.steps += begin.elapsed();
         let measured = due(step, setup.steps, MEASUREMENTS);

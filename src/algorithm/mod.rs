@@ -49,7 +49,7 @@ impl From<FisherAdam> for Algorithm {
 }
 
 /// Hyper-parameters of one group, resolved: what a backend works with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Hyper {
     Adam(AdamHyper),
     FAdam(FAdamHyper),

@@ -3,6 +3,7 @@
 use super::CHUNK;
 use super::kernel::{Bf16, F32, Gradient};
 use super::simd::{Isa, Program, Scalar, Simd, Vector};
+use crate::fisher::NaturalGradient;
 use crate::{Dtype, Tensor, TensorMut};
 use half::bf16;
 use rayon::prelude::*;
@@ -22,7 +23,7 @@ pub(crate) fn fisher_accumulate(sum: &mut [f64], gradients: &Tensor<'_>) {
 /// The tensor's elements are of type T.
 unsafe fn slice<'a, T>(tensor: &Tensor<'a>) -> &'a [T] {
     // SAFETY: the tensor borrows this memory for 'a.
-    unsafe { std::slice::from_raw_parts(tensor.ptr.cast(), tensor.len) }
+    unsafe { std::slice::from_raw_parts(tensor.host().cast(), tensor.len) }
 }
 
 fn accumulate<T: Sync>(sum: &mut [f64], gradients: &[T], widen: impl Fn(&T) -> f64 + Sync) {
@@ -37,24 +38,22 @@ fn accumulate<T: Sync>(sum: &mut [f64], gradients: &[T], widen: impl Fn(&T) -> f
     });
 }
 
-/// θ ← θ − η g / (F̂ + δ), or by √F̂ where `root`.
+/// θ ← θ − η g / (F̂ + δ), or by √F̂.
 pub(crate) fn natural_gradient(
     parameter: TensorMut<'_>,
     gradient: Tensor<'_>,
     fisher: Tensor<'_>,
-    neg_lr: f32,
-    damping: f32,
-    root: bool,
+    &NaturalGradient { neg_lr, damping, root }: &NaturalGradient,
 ) {
     let simd = Simd::best();
     // SAFETY: the caller has checked that both are f32, and each borrows its memory.
     let (theta, fisher) = unsafe {
-        (std::slice::from_raw_parts_mut(parameter.ptr.cast::<f32>(), parameter.len), slice::<f32>(&fisher))
+        (std::slice::from_raw_parts_mut(parameter.host().cast::<f32>(), parameter.len), slice::<f32>(&fisher))
     };
     theta.par_chunks_mut(CHUNK).zip(fisher.par_chunks(CHUNK)).enumerate().for_each(
         |(chunk, (theta, fisher))| {
             let gradient = &gradient; // the tensor is Sync, its pointer alone is not
-            let at = gradient.ptr.wrapping_add(chunk * CHUNK * gradient.dtype.size());
+            let at = gradient.host().wrapping_add(chunk * CHUNK * gradient.dtype.size());
             // SAFETY: `best` is available; the caller has checked that the lengths agree.
             unsafe {
                 match gradient.dtype {

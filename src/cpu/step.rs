@@ -142,7 +142,7 @@ impl Cpu {
             ..Report::default()
         };
         let mut clip = 1.0;
-        let reads_gradients = policy.max_grad_norm.is_some() || policy.non_finite != NonFinite::Propagate;
+        let reads_gradients = policy.reads_gradients();
         if reads_gradients {
             let GradientPass { norm, non_finite } = self.gradient_norm((1.0 / policy.grad_scale) as f32);
             self.report.grad_norm = Some(norm);
@@ -278,7 +278,7 @@ pub(crate) unsafe fn sum_of_squares(tensors: &[Tensor<'_>]) -> f64 {
                 index,
                 tensor: Chunk {
                     arrays: [null_mut(); 4],
-                    gradient: tensor.ptr,
+                    gradient: tensor.host(),
                     gradient_dtype: tensor.dtype,
                     len: tensor.len,
                 },

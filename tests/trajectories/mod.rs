@@ -4,7 +4,10 @@
 
 #![allow(dead_code, unreachable_pub)] // a module of several tests, none of which uses all of it
 
-use fadam::{Adam, Algorithm, FAdam, FisherAdam, Group, NonFinite, Optimizer, Simd, Update};
+use fadam::{
+    Adam, Algorithm, Builder, Error, FAdam, FisherAdam, Group, NonFinite, Optimizer, Simd, Tensor, TensorMut,
+    Update,
+};
 use half::bf16;
 
 /// Lengths of the tensors: 74 000 elements, more than the 65 536 from which a step goes parallel; an empty tensor,
@@ -381,10 +384,15 @@ impl Trajectory {
         (!lrs.is_empty()).then(|| lrs[(step - 1) as usize % lrs.len()])
     }
 
-    /// Runs the library over the trajectory, each tensor `offset` elements into an allocation.
+    /// Runs the library over the trajectory on the CPU, each tensor `offset` elements into an allocation.
     pub fn replay(&self, inputs: &Inputs, simd: Simd, offset: usize) -> Outcome {
+        self.replay_on(&Host { simd }, inputs, offset)
+    }
+
+    /// Runs the library over the trajectory where `home` is.
+    pub fn replay_on<H: Home>(&self, home: &H, inputs: &Inputs, offset: usize) -> Outcome {
         let mut builder =
-            Optimizer::builder(self.algorithm).simd(simd).non_finite(self.non_finite).norms(self.norms);
+            home.builder(Optimizer::builder(self.algorithm).non_finite(self.non_finite).norms(self.norms));
         if let Some(max) = self.max_grad_norm {
             builder = builder.max_grad_norm(max);
         }
@@ -396,7 +404,7 @@ impl Trajectory {
                 group => optimizer.register_in(groups[group - 1], tensor.to_string(), len).unwrap(),
             })
             .collect();
-        let mut parameters: Vec<_> = inputs.parameters.iter().map(|p| shifted(p, offset, 0.0)).collect();
+        let mut parameters: Vec<_> = inputs.parameters.iter().map(|p| home.f32(p, offset)).collect();
         let mut outcome = Outcome::default();
         for step in 1..=self.steps {
             optimizer.set_grad_scale(self.grad_scale(step)).unwrap();
@@ -404,21 +412,33 @@ impl Trajectory {
                 optimizer.set_learning_rate(lr).unwrap();
             }
             let gradients: Vec<_> = (inputs.gradients[step as usize - 1].iter())
-                .map(|gradient| match gradient {
-                    None => None,
-                    Some(Gradient::F32(g)) => Some(Gradient::F32(shifted(g, offset, 0.0))),
-                    Some(Gradient::Bf16(g)) => Some(Gradient::Bf16(shifted(g, offset, bf16::ZERO))),
+                .map(|gradient| {
+                    gradient.as_ref().map(|gradient| match gradient {
+                        Gradient::F32(g) => (Some(home.f32(g, offset)), None),
+                        Gradient::Bf16(g) => (None, Some(home.bf16(g, offset))),
+                    })
                 })
                 .collect();
             let mut updates: Vec<_> = (ids.iter().zip(&mut parameters).zip(&gradients))
-                .filter_map(|((&id, parameter), gradient)| match gradient {
-                    None => None,
-                    Some(Gradient::F32(g)) => Some(Update::new(id, &mut parameter[offset..], &g[offset..])),
-                    Some(Gradient::Bf16(g)) => Some(Update::new(id, &mut parameter[offset..], &g[offset..])),
+                .filter_map(|((&id, parameter), gradient)| {
+                    let parameter = home.parameter(parameter, offset);
+                    match gradient.as_ref()? {
+                        (Some(wide), _) => Some(Update::new(id, parameter, home.f32_gradient(wide, offset))),
+                        (_, narrow) => {
+                            let gradient = home.bf16_gradient(narrow.as_ref()?, offset);
+                            Some(Update::new(id, parameter, gradient))
+                        }
+                    }
                 })
                 .collect();
-            let refused = optimizer.step(&mut updates).is_err();
-            let report = optimizer.report().unwrap();
+            let mut refused = optimizer.step(&mut updates).is_err();
+            // A GPU tells of it here, once.
+            let report = optimizer.report().or_else(|error| {
+                assert!(matches!(error, Error::NonFinite { .. }), "{error}");
+                refused = true;
+                optimizer.report()
+            });
+            let report = report.unwrap();
             outcome.report(
                 step,
                 refused,
@@ -428,7 +448,8 @@ impl Trajectory {
             );
             assert_eq!(report.step, step);
             for (tensor, parameter) in parameters.iter().enumerate() {
-                outcome.floats(format!("parameter {tensor} after step {step}"), &parameter[offset..]);
+                let values = home.read(parameter, offset);
+                outcome.floats(format!("parameter {tensor} after step {step}"), &values);
             }
             for (tensor, &id) in ids.iter().enumerate().filter(|_| self.norms) {
                 let norms = optimizer.norms_of(id).unwrap();
@@ -449,8 +470,53 @@ impl Trajectory {
     }
 }
 
+/// Where a trajectory's tensors live, each `offset` elements into an allocation.
+pub trait Home {
+    type F32;
+    type Bf16;
+    /// The builder for an optimizer there.
+    fn builder(&self, builder: Builder) -> Builder;
+    fn f32(&self, values: &[f32], offset: usize) -> Self::F32;
+    fn bf16(&self, values: &[bf16], offset: usize) -> Self::Bf16;
+    fn parameter<'a>(&self, tensor: &'a mut Self::F32, offset: usize) -> TensorMut<'a>;
+    fn f32_gradient<'a>(&self, tensor: &'a Self::F32, offset: usize) -> Tensor<'a>;
+    fn bf16_gradient<'a>(&self, tensor: &'a Self::Bf16, offset: usize) -> Tensor<'a>;
+    fn read(&self, tensor: &Self::F32, offset: usize) -> Vec<f32>;
+}
+
+struct Host {
+    simd: Simd,
+}
+
+impl Home for Host {
+    type F32 = Vec<f32>;
+    type Bf16 = Vec<bf16>;
+
+    fn builder(&self, builder: Builder) -> Builder {
+        builder.simd(self.simd)
+    }
+    fn f32(&self, values: &[f32], offset: usize) -> Vec<f32> {
+        shifted(values, offset, 0.0)
+    }
+    fn bf16(&self, values: &[bf16], offset: usize) -> Vec<bf16> {
+        shifted(values, offset, bf16::ZERO)
+    }
+    fn parameter<'a>(&self, tensor: &'a mut Vec<f32>, offset: usize) -> TensorMut<'a> {
+        (&mut tensor[offset..]).into()
+    }
+    fn f32_gradient<'a>(&self, tensor: &'a Vec<f32>, offset: usize) -> Tensor<'a> {
+        (&tensor[offset..]).into()
+    }
+    fn bf16_gradient<'a>(&self, tensor: &'a Vec<bf16>, offset: usize) -> Tensor<'a> {
+        (&tensor[offset..]).into()
+    }
+    fn read(&self, tensor: &Vec<f32>, offset: usize) -> Vec<f32> {
+        tensor[offset..].to_vec()
+    }
+}
+
 /// A copy that begins `offset` elements into its allocation.
-fn shifted<T: Copy>(values: &[T], offset: usize, filler: T) -> Vec<T> {
+pub fn shifted<T: Copy>(values: &[T], offset: usize, filler: T) -> Vec<T> {
     let mut copy = vec![filler; offset];
     copy.extend_from_slice(values);
     copy

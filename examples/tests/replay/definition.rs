@@ -57,6 +57,11 @@ impl Definition {
     }
 
     /// Nothing where the step is skipped.
+    /// ρ ≠ ½ takes a power, which a GPU may round otherwise.
+    pub(crate) fn needs_pow(&self) -> bool {
+        self.algorithm == "fisher_adam" && self.key("rho") != 0.5
+    }
+
     pub(crate) fn step(&mut self, t: usize, gradients: &Gradients) -> Option<Figures> {
         if gradients.values().flatten().any(|g| !g.is_finite()) {
             return None;

@@ -76,10 +76,35 @@ pub(crate) fn replay(input: &[u8], args: &[&str]) -> Run {
     run(&folder, &[&["in", "out"], args].concat())
 }
 
-/// The bytes of OUT; fails where the program did.
+/// The bytes of OUT, from the CPU; fails where the program did.
 pub(crate) fn replayed(input: &[u8], args: &[&str]) -> Vec<u8> {
-    let run = replay(input, args);
+    replayed_on("cpu", input, args)
+}
+
+/// The bytes of OUT; fails where the program did.
+pub(crate) fn replayed_on(device: &str, input: &[u8], args: &[&str]) -> Vec<u8> {
+    let run = replay(input, &[&["--device", device], args].concat());
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{args:?}");
     assert!(run.litter.is_empty(), "left behind: {:?}", run.litter);
     run.out.expect("OUT is there")
+}
+
+/// Set where a test without a GPU, real or emulated, is a failure, as in CI.
+const REQUIRE: &str = "FADAM_REQUIRE_DEVICE";
+
+/// The GPUs that there are, by the names that `--device` takes; with a word on why there is none.
+pub(crate) fn gpus() -> Vec<String> {
+    match fadam::cuda::devices() {
+        Ok(devices) => {
+            for device in &devices {
+                println!("device cuda:{}: {}", device.ordinal, device.name);
+            }
+            devices.iter().map(|device| format!("cuda:{}", device.ordinal)).collect()
+        }
+        Err(error) => {
+            assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, and there is no device: {error}");
+            println!("skipped on GPUs: {error}");
+            Vec::new()
+        }
+    }
 }

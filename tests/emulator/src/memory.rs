@@ -76,8 +76,8 @@ pub struct Memory {
 
 /// Allocations larger than this are windows.
 pub const WINDOW_FROM: usize = 1 << 30;
-/// What backs them.
-pub const WINDOW: usize = 1 << 20;
+/// What backs them: not a power of two, so that an index that has lost its high bits lands elsewhere in it.
+pub const WINDOW: usize = 17 << 16;
 
 /// Where allocations begin.
 const ALIGN: u64 = 256;

@@ -1,0 +1,51 @@
+//! Tensors of the host, copied to where an optimizer on a GPU works. Several programs share this module.
+#![allow(dead_code)] // each uses its part
+
+use anyhow::{Context, Result};
+use fadam::Device;
+use fadam::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
+use std::sync::Arc;
+
+/// A device's name for people: `cuda:0, NVIDIA H100 80GB HBM3`.
+pub(crate) fn describe(device: Device) -> Result<Option<String>> {
+    let Device::Cuda(ordinal) = device else { return Ok(None) };
+    let name = fadam::cuda::devices()?.into_iter().find(|device| device.ordinal == ordinal);
+    Ok(name.map(|device| {
+        format!("{device_name}, {name}", device_name = Device::Cuda(ordinal), name = device.name)
+    }))
+}
+
+/// The default stream of a GPU, on which an optimizer there works too.
+pub(crate) fn stream(ordinal: usize) -> Result<Arc<CudaStream>> {
+    // The optimizer has been built there: the driver is usable.
+    let context = CudaContext::new(ordinal).with_context(|| format!("cannot open cuda:{ordinal}"))?;
+    Ok(context.default_stream())
+}
+
+/// A tensor on a GPU, perhaps an empty one, which the driver does not know.
+pub(crate) struct Copy<T> {
+    slice: CudaSlice<T>,
+    len: usize,
+}
+
+impl<T: DeviceRepr + Default + Clone> Copy<T> {
+    pub(crate) fn of(stream: &Arc<CudaStream>, values: &[T]) -> Result<Self> {
+        let nothing = [T::default()];
+        let slice = stream.clone_htod(if values.is_empty() { &nothing[..] } else { values });
+        Ok(Self { slice: slice.context("cannot copy a tensor to the GPU")?, len: values.len() })
+    }
+
+    /// Overwrites it, or reads it back.
+    pub(crate) fn read(&self, stream: &Arc<CudaStream>, into: &mut [T]) -> Result<()> {
+        let copied = stream.memcpy_dtoh(&self.view(), into).and_then(|()| stream.synchronize());
+        copied.context("cannot copy a tensor from the GPU")
+    }
+
+    pub(crate) fn view(&self) -> CudaView<'_, T> {
+        self.slice.slice(..self.len)
+    }
+
+    pub(crate) fn view_mut(&mut self) -> CudaViewMut<'_, T> {
+        self.slice.slice_mut(..self.len)
+    }
+}

@@ -1,0 +1,57 @@
+// Loads and stores of device memory. Arrays are addresses out of a table, of which the compiler cannot know that they
+// are global memory: the instructions are named.
+#ifndef FADAM_ACCESS_CUH
+#define FADAM_ACCESS_CUH
+#include "element.cuh"
+
+typedef unsigned long long u64;
+
+/// A struct, or an array of them, in device memory.
+template <class T> __device__ __forceinline__ T *global(u64 address) {
+    T *pointer = (T *)address;
+    __builtin_assume(__isGlobal(pointer));
+    return pointer;
+}
+
+__device__ __forceinline__ float load_f32(u64 address) {
+    float x;
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(address));
+    return x;
+}
+
+__device__ __forceinline__ float load_bf16(u64 address) {
+    unsigned short bits;
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(bits) : "l"(address));
+    return bf16_to_f32(bits);
+}
+
+/// 16 bytes, at a multiple of 16.
+__device__ __forceinline__ void load_4_f32(u64 address, float *x) {
+    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+                 : "l"(address));
+}
+
+/// 8 bytes, at a multiple of 8.
+__device__ __forceinline__ void load_4_bf16(u64 address, float *x) {
+    unsigned short bits[4];
+    asm volatile("ld.global.v4.u16 {%0, %1, %2, %3}, [%4];"
+                 : "=h"(bits[0]), "=h"(bits[1]), "=h"(bits[2]), "=h"(bits[3])
+                 : "l"(address));
+#pragma unroll
+    for (unsigned int k = 0; k < 4; k++) x[k] = bf16_to_f32(bits[k]);
+}
+
+__device__ __forceinline__ void store_f32(u64 address, float x) {
+    asm volatile("st.global.f32 [%0], %1;" : : "l"(address), "f"(x) : "memory");
+}
+
+/// 16 bytes, at a multiple of 16.
+__device__ __forceinline__ void store_4_f32(u64 address, const float *x) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(address), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+                 : "memory");
+}
+
+#endif

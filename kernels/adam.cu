@@ -1,0 +1,62 @@
+// Adam and AdamW: norm_partial (where gradients are clipped or checked), adam_finalize, adam.
+#include "adam.cuh"
+#include "finalize.cuh"
+
+/// Decides whether the step takes place, and if so advances each task's parameter and computes its scalars. One block.
+extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) adam_finalize(StepArgs args) {
+    double clip;
+    if (!begin_step(args, &clip)) return;
+    double grad_scale = clip / global<const Settings>(args.settings)->grad_scale;
+    for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
+        const Task &task = global<const Task>(args.tasks)[i];
+        const AdamHyper &hyper = global<const AdamHyper>(args.hypers)[task.group];
+        Progress &progress = record_of(args, i).progress;
+        advance(progress, hyper.beta1, hyper.beta2);
+        global<AdamStep>(args.scalars)[i] = adam_scalars(hyper, progress, grad_scale);
+#if FADAM_NORMS
+        keep_gradient_norm(args, i);
+#endif
+    }
+}
+
+/// The step, in place. Reads parameter, gradient and both moments, writes all but the gradient: 28 bytes a parameter,
+/// 36 with amsgrad. With FADAM_NORMS also sums g^2, delta^2 and theta^2.
+extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs args) {
+    if (control_of(args)->skipped) return;
+    for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
+        Chunk chunk = locate(args, index);
+        const AdamStep step = global<const AdamStep>(args.scalars)[chunk.task_index];
+        const bool amsgrad = step.moments.flags & FADAM_AMSGRAD;
+#if FADAM_NORMS
+        LaneSum gradients, updates, parameters;
+#endif
+        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
+            Share mine(chunk, row);
+            float g[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR], v[FADAM_VECTOR], vmax[FADAM_VECTOR] = {};
+            mine.load_gradient(chunk, g);
+            mine.load(chunk.parameter, p);
+            mine.load(chunk.exp_avg, m);
+            mine.load(chunk.exp_avg_sq, v);
+            if (amsgrad) mine.load(chunk.max_exp_avg_sq, vmax);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+#if FADAM_NORMS
+                gradients.add_square(k, g[k] * step.moments.grad_scale);
+                parameters.add_square(k, p[k]);
+                updates.add_square(k, adam(step, g[k], &p[k], &m[k], &v[k], &vmax[k]));
+#else
+                adam(step, g[k], &p[k], &m[k], &v[k], &vmax[k]);
+#endif
+            }
+            mine.store(chunk.parameter, p);
+            mine.store(chunk.exp_avg, m);
+            mine.store(chunk.exp_avg_sq, v);
+            if (amsgrad) mine.store(chunk.max_exp_avg_sq, vmax);
+        }
+#if FADAM_NORMS
+        if (!global<const Settings>(args.settings)->reads_gradients) gradients.keep(args.partials[0], chunk);
+        updates.keep(args.partials[1], chunk);
+        parameters.keep(args.partials[2], chunk);
+#endif
+    }
+}

@@ -1,0 +1,170 @@
+// FAdam: norm_partial (where gradients are clipped or checked), fadam_finalize, and then
+//   kappa infinite        fadam
+//   kappa, speculative    fadam, fadam_decide, fadam_correct (which does nothing unless kappa fires)
+//   kappa, two sweeps     fadam_moments, fadam_decide, fadam_apply
+#include "fadam.cuh"
+#include "finalize.cuh"
+
+/// Decides whether the step takes place, and if so advances each task's parameter and computes its scalars. One block.
+extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fadam_finalize(StepArgs args) {
+    double clip;
+    if (!begin_step(args, &clip)) return;
+    double grad_scale = clip / global<const Settings>(args.settings)->grad_scale;
+    for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
+        const Task &task = global<const Task>(args.tasks)[i];
+        const FAdamHyper &hyper = global<const FAdamHyper>(args.hypers)[task.group];
+        Progress &progress = record_of(args, i).progress;
+        advance(progress, hyper.beta1, hyper.beta2);
+        global<FAdamStep>(args.scalars)[i] = fadam_scalars(hyper, progress, grad_scale);
+#if FADAM_NORMS
+        keep_gradient_norm(args, i);
+#endif
+    }
+}
+
+/// The whole step, delta unclipped, in place: 28 bytes a parameter. With FADAM_KAPPA also sums delta^2, with FADAM_NORMS
+/// g^2 and theta^2 too.
+extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam(StepArgs args) {
+    if (control_of(args)->skipped) return;
+    for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
+        Chunk chunk = locate(args, index);
+        const FAdamStep step = global<const FAdamStep>(args.scalars)[chunk.task_index];
+#if FADAM_KAPPA || FADAM_NORMS
+        LaneSum updates;
+#endif
+#if FADAM_NORMS
+        LaneSum gradients, parameters;
+#endif
+        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
+            Share mine(chunk, row);
+            float g[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
+            mine.load_gradient(chunk, g);
+            mine.load(chunk.parameter, p);
+            mine.load(chunk.exp_avg, m);
+            mine.load(chunk.exp_avg_sq, s);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+#if FADAM_NORMS
+                gradients.add_square(k, g[k] * step.moments.grad_scale);
+                parameters.add_square(k, p[k]);
+#endif
+                fadam_moments(step, g[k], &m[k], &s[k]);
+                float delta = fadam_apply(step, 1.0f, &p[k], m[k], s[k]);
+#if FADAM_KAPPA || FADAM_NORMS
+                updates.add_square(k, delta);
+#endif
+            }
+            mine.store(chunk.parameter, p);
+            mine.store(chunk.exp_avg, m);
+            mine.store(chunk.exp_avg_sq, s);
+        }
+#if FADAM_KAPPA || FADAM_NORMS
+        updates.keep(args.partials[1], chunk);
+#endif
+#if FADAM_NORMS
+        if (!global<const Settings>(args.settings)->reads_gradients) gradients.keep(args.partials[0], chunk);
+        parameters.keep(args.partials[2], chunk);
+#endif
+    }
+}
+
+#if FADAM_KAPPA
+/// Whether delta is longer than kappa, from its sums. One block.
+extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fadam_decide(StepArgs args) {
+    Control &control = *control_of(args);
+    if (control.skipped) return;
+    fold_tasks(args, 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        control.update_norm = sqrt(total(args, 1));
+        control.update_clip = fadam_clip(global<const Settings>(args.settings)->kappa, control.update_norm);
+    }
+}
+
+/// Takes back what a speculative step applied too much: 16 bytes a parameter where kappa fires, else nothing.
+extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_correct(StepArgs args) {
+    const Control &control = *control_of(args);
+    if (control.skipped || control.update_clip == 1.0) return;
+    for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
+        Chunk chunk = locate(args, index);
+        const FAdamStep step = global<const FAdamStep>(args.scalars)[chunk.task_index];
+        float back = (float)(global<const FAdamHyper>(args.hypers)[chunk.group].lr * (1.0 - control.update_clip));
+        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
+            Share mine(chunk, row);
+            float p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
+            mine.load(chunk.parameter, p);
+            mine.load(chunk.exp_avg, m);
+            mine.load(chunk.exp_avg_sq, s);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) fadam_correct(step, back, &p[k], m[k], s[k]);
+            mine.store(chunk.parameter, p);
+        }
+    }
+}
+
+/// Commits the moments and sums delta^2, with FADAM_NORMS also g^2: 20 bytes a parameter.
+extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(StepArgs args) {
+    if (control_of(args)->skipped) return;
+    for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
+        Chunk chunk = locate(args, index);
+        const FAdamStep step = global<const FAdamStep>(args.scalars)[chunk.task_index];
+        LaneSum updates;
+#if FADAM_NORMS
+        LaneSum gradients;
+#endif
+        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
+            Share mine(chunk, row);
+            float g[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
+            mine.load_gradient(chunk, g);
+            mine.load(chunk.exp_avg, m);
+            mine.load(chunk.exp_avg_sq, s);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+#if FADAM_NORMS
+                gradients.add_square(k, g[k] * step.moments.grad_scale);
+#endif
+                fadam_moments(step, g[k], &m[k], &s[k]);
+                updates.add_square(k, fadam_delta(step, m[k], s[k]));
+            }
+            mine.store(chunk.exp_avg, m);
+            mine.store(chunk.exp_avg_sq, s);
+        }
+        updates.keep(args.partials[1], chunk);
+#if FADAM_NORMS
+        if (!global<const Settings>(args.settings)->reads_gradients) gradients.keep(args.partials[0], chunk);
+#endif
+    }
+}
+
+/// Applies the committed moments, delta clipped: 16 bytes a parameter. With FADAM_NORMS sums theta^2.
+extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_apply(StepArgs args) {
+    const Control &control = *control_of(args);
+    if (control.skipped) return;
+    float clip = (float)control.update_clip;
+    for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
+        Chunk chunk = locate(args, index);
+        const FAdamStep step = global<const FAdamStep>(args.scalars)[chunk.task_index];
+#if FADAM_NORMS
+        LaneSum parameters;
+#endif
+        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
+            Share mine(chunk, row);
+            float p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
+            mine.load(chunk.parameter, p);
+            mine.load(chunk.exp_avg, m);
+            mine.load(chunk.exp_avg_sq, s);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+#if FADAM_NORMS
+                parameters.add_square(k, p[k]);
+#endif
+                fadam_apply(step, clip, &p[k], m[k], s[k]);
+            }
+            mine.store(chunk.parameter, p);
+        }
+#if FADAM_NORMS
+        parameters.keep(args.partials[2], chunk);
+#endif
+    }
+}
+#endif

@@ -1,0 +1,142 @@
+// Between sweeps: one block of FADAM_FINALIZE_THREADS threads folds the chunks' partial sums in f64 and decides.
+#ifndef FADAM_FINALIZE_CUH
+#define FADAM_FINALIZE_CUH
+#include "sweep.cuh"
+
+/// PyTorch's `clip_grad_norm_` adds this to the norm.
+#define FADAM_CLIP_EPS 1e-6
+
+/// Sums one tensor's partials: lane j takes partials j, j + 256, ..., eight lanes a thread of one warp; then lanes j and
+/// j + width fold for width = 128, 64, ..., 1. The result is the first thread's. Lanes without partials hold 0.
+__device__ __forceinline__ double fold_partials(const float *partials, u64 count) {
+    const unsigned int per_thread = FADAM_FOLD_LANES / FADAM_WARP, thread = threadIdx.x % FADAM_WARP;
+    double lanes[per_thread];
+#pragma unroll
+    for (unsigned int k = 0; k < per_thread; k++) lanes[k] = 0.0;
+    for (u64 row = 0; row < count; row += FADAM_FOLD_LANES)
+#pragma unroll
+        for (unsigned int k = 0; k < per_thread; k++) {
+            u64 i = row + k * FADAM_WARP + thread;
+            if (i < count) lanes[k] += (double)partials[i];
+        }
+#pragma unroll
+    for (unsigned int width = per_thread / 2; width > 0; width /= 2)
+#pragma unroll
+        for (unsigned int k = 0; k < width; k++) lanes[k] += lanes[k + width];
+#pragma unroll
+    for (unsigned int distance = FADAM_WARP / 2; distance > 0; distance /= 2)
+        lanes[0] += __shfl_down_sync(FADAM_WHOLE_WARP, lanes[0], distance);
+    return lanes[0];
+}
+
+__device__ __forceinline__ double *sums_of(const StepArgs &args, unsigned int slot) {
+    return global<double>(args.sums) + slot * args.task_count;
+}
+
+__device__ __forceinline__ Control *control_of(const StepArgs &args) { return global<Control>(args.control); }
+
+__device__ __forceinline__ Record &record_of(const StepArgs &args, u64 task) {
+    return *global<Record>(global<const Task>(args.tasks)[task].record);
+}
+
+/// The sum over each tensor, a warp a tensor, into `sums`. The block must meet at a barrier before it reads them.
+__device__ __forceinline__ void fold_tasks(const StepArgs &args, unsigned int slot) {
+    const Task *tasks = global<const Task>(args.tasks);
+    for (u64 i = threadIdx.x / FADAM_WARP; i < args.task_count; i += blockDim.x / FADAM_WARP) {
+        u64 begin = tasks[i].first_chunk, end = i + 1 < args.task_count ? tasks[i + 1].first_chunk : args.chunks;
+        double sum = fold_partials(global<const float>(args.partials[slot]) + begin, end - begin);
+        if (threadIdx.x % FADAM_WARP == 0) sums_of(args, slot)[i] = sum;
+    }
+}
+
+/// All tensors' sums, added in the order of registration.
+__device__ __forceinline__ double total(const StepArgs &args, unsigned int slot) {
+    const double *sums = sums_of(args, slot);
+    double total = 0.0;
+    for (u64 i = 0; i < args.task_count; i++) total += sums[i];
+    return total;
+}
+
+/// Counts the call, judges the gradients and finds the clip coefficient. All threads get the same answer: whether the
+/// step takes place, and if so `clip`.
+__device__ __forceinline__ bool begin_step(const StepArgs &args, double *clip) {
+    const Settings &settings = *global<const Settings>(args.settings);
+    __shared__ double coefficient;
+    __shared__ bool skipped;
+    if (settings.reads_gradients) {
+        fold_tasks(args, 0);
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+        Control &control = *control_of(args);
+        control.step += 1;
+        coefficient = 1.0;
+        skipped = false;
+        if (settings.reads_gradients) {
+            const double *sums = sums_of(args, 0);
+            const Task *tasks = global<const Task>(args.tasks);
+            double total = 0.0;
+            for (u64 i = 0; i < args.task_count; i++) {
+                if (settings.skips && !skipped && sums[i] - sums[i] != 0.0) {
+                    skipped = true;
+                    control.failed_step = control.step;
+                    control.failed_parameter = tasks[i].parameter_index;
+                }
+                total += sums[i];
+            }
+            control.grad_norm = sqrt(total);
+            if (settings.max_grad_norm > 0.0) {
+                double c = settings.max_grad_norm / (control.grad_norm + FADAM_CLIP_EPS);
+                coefficient = c > 1.0 ? 1.0 : c;
+            }
+        }
+        if (skipped) control.skipped_steps += 1;
+        control.skipped = skipped;
+        control.clip_coefficient = coefficient;
+    }
+    __syncthreads();
+    *clip = coefficient;
+    return !skipped;
+}
+
+/// One step further for this parameter. Returns the beta2 power before it.
+__device__ __forceinline__ double advance(Progress &progress, double beta1, double beta2) {
+    double before = progress.beta2_power;
+    progress.step += 1;
+    progress.beta1_power *= beta1;
+    progress.beta2_power *= beta2;
+    return before;
+}
+
+#if FADAM_NORMS
+/// Norms of each tensor's gradient, from the pass before the step.
+__device__ __forceinline__ void keep_gradient_norm(const StepArgs &args, u64 i) {
+    if (!global<const Settings>(args.settings)->reads_gradients) return;
+    record_of(args, i).grad_norm = sqrt(sums_of(args, 0)[i]);
+}
+
+/// Norms from the sums that a sweep with norms has left: of delta in slot 1, of theta in slot 2 and, where no pass over
+/// the gradients went before, of g in slot 0. One block.
+extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) keep_norms(StepArgs args) {
+    Control &control = *control_of(args);
+    if (control.skipped) return;
+    bool with_gradients = !global<const Settings>(args.settings)->reads_gradients;
+    if (with_gradients) fold_tasks(args, 0);
+    fold_tasks(args, 1);
+    fold_tasks(args, 2);
+    __syncthreads();
+    for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
+        Record &record = record_of(args, i);
+        record.update_norm = sqrt(sums_of(args, 1)[i]);
+        record.parameter_norm = sqrt(sums_of(args, 2)[i]);
+        if (with_gradients) record.grad_norm = sqrt(sums_of(args, 0)[i]);
+        record.norms_known = 1;
+    }
+    if (threadIdx.x == 0) {
+        control.update_norm = sqrt(total(args, 1));
+        if (with_gradients) control.grad_norm = sqrt(total(args, 0));
+    }
+}
+#endif
+
+#endif

@@ -1,0 +1,102 @@
+// FisherAdam: norm_partial, fisher_adam_finalize, fisher_adam_sums, fisher_adam_decide, fisher_adam_apply.
+#include "finalize.cuh"
+#include "fisher_adam.cuh"
+
+/// Decides whether the step takes place, and if so advances each task's parameter and computes its scalars, the damping
+/// from the sum of its gradient's squares included. One block.
+extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fisher_adam_finalize(StepArgs args) {
+    double clip;
+    if (!begin_step(args, &clip)) return;
+    double grad_scale = clip / global<const Settings>(args.settings)->grad_scale;
+    for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
+        const Task &task = global<const Task>(args.tasks)[i];
+        const FisherAdamHyper &hyper = global<const FisherAdamHyper>(args.hypers)[task.group];
+        Progress &progress = record_of(args, i).progress;
+        double previous = advance(progress, hyper.beta1, hyper.beta2);
+        double grad_rms = sqrt(sums_of(args, 0)[i] / (double)task.len) * clip;
+        FisherAdamScalars &scalars = global<FisherAdamScalars>(args.scalars)[i];
+        scalars.step = fisher_adam_scalars(hyper, progress, previous, grad_scale);
+        scalars.damping = fisher_adam_damping(hyper, grad_rms);
+#if FADAM_NORMS
+        keep_gradient_norm(args, i);
+#endif
+    }
+}
+
+/// Commits the Fisher diagonal and sums n^2 and, with weight decay, w^2: 12 bytes a parameter, 16 with weight decay.
+extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_sums(StepArgs args) {
+    if (control_of(args)->skipped) return;
+    for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
+        Chunk chunk = locate(args, index);
+        const FisherAdamStep step = global<const FisherAdamScalars>(args.scalars)[chunk.task_index].step;
+        const FisherAdamDamping damping = global<const FisherAdamScalars>(args.scalars)[chunk.task_index].damping;
+        const bool decay = step.flags & FADAM_WEIGHT_DECAY;
+        LaneSum natural, decayed;
+        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
+            Share mine(chunk, row);
+            float grad[FADAM_VECTOR], f[FADAM_VECTOR], p[FADAM_VECTOR] = {};
+            mine.load_gradient(chunk, grad);
+            mine.load(chunk.exp_avg_sq, f);
+            if (decay) mine.load(chunk.parameter, p);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+                float g = fisher_adam_fisher(step, grad[k], &f[k]);
+                float d = fisher_adam_denominator(step, damping, f[k]);
+                natural.add_square(k, div_or_zero(g, d));
+                if (decay) decayed.add_square(k, div_or_zero(p[k], d));
+            }
+            mine.store(chunk.exp_avg_sq, f);
+        }
+        natural.keep(args.partials[1], chunk);
+        decayed.keep(args.partials[2], chunk);
+    }
+}
+
+/// What the sums leave of each tensor's natural and decay gradient. One block.
+extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fisher_adam_decide(StepArgs args) {
+    if (control_of(args)->skipped) return;
+    fold_tasks(args, 1);
+    fold_tasks(args, 2);
+    __syncthreads();
+    for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
+        const Task &task = global<const Task>(args.tasks)[i];
+        const FisherAdamHyper &hyper = global<const FisherAdamHyper>(args.hypers)[task.group];
+        global<FisherAdamScalars>(args.scalars)[i].clip =
+            fisher_adam_clip(hyper, sums_of(args, 1)[i], sums_of(args, 2)[i], task.len);
+    }
+}
+
+/// Momentum and the step itself: 24 bytes a parameter. With FADAM_NORMS sums m^2 and theta^2.
+extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_apply(StepArgs args) {
+    if (control_of(args)->skipped) return;
+    for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
+        Chunk chunk = locate(args, index);
+        const FisherAdamScalars scalars = global<const FisherAdamScalars>(args.scalars)[chunk.task_index];
+#if FADAM_NORMS
+        LaneSum updates, parameters;
+#endif
+        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
+            Share mine(chunk, row);
+            float g[FADAM_VECTOR], f[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR];
+            mine.load_gradient(chunk, g);
+            mine.load(chunk.exp_avg_sq, f);
+            mine.load(chunk.parameter, p);
+            mine.load(chunk.exp_avg, m);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+#if FADAM_NORMS
+                parameters.add_square(k, p[k]);
+                updates.add_square(k, fisher_adam_apply(scalars.step, scalars.damping, scalars.clip, g[k], f[k], &p[k], &m[k]));
+#else
+                fisher_adam_apply(scalars.step, scalars.damping, scalars.clip, g[k], f[k], &p[k], &m[k]);
+#endif
+            }
+            mine.store(chunk.parameter, p);
+            mine.store(chunk.exp_avg, m);
+        }
+#if FADAM_NORMS
+        updates.keep(args.partials[1], chunk);
+        parameters.keep(args.partials[2], chunk);
+#endif
+    }
+}

@@ -1,0 +1,26 @@
+// Sums of squares over all gradients, and a global norm on its own.
+#include "finalize.cuh"
+
+/// Partial sums of (g / grad_scale)^2, one a chunk, into partials[0]. Reads 4 bytes a parameter (2 of bf16).
+extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) norm_partial(StepArgs args) {
+    float scale = (float)(1.0 / global<const Settings>(args.settings)->grad_scale);
+    for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
+        Chunk chunk = locate(args, index);
+        LaneSum sum;
+#pragma unroll 4
+        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
+            float g[FADAM_VECTOR];
+            Share(chunk, row).load_gradient(chunk, g);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) sum.add_square(k, g[k] * scale);
+        }
+        sum.keep(args.partials[0], chunk);
+    }
+}
+
+/// The norm over all tensors, into control.grad_norm. One block.
+extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) global_norm(StepArgs args) {
+    fold_tasks(args, 0);
+    __syncthreads();
+    if (threadIdx.x == 0) control_of(args)->grad_norm = sqrt(total(args, 0));
+}

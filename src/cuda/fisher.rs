@@ -1,0 +1,112 @@
+//! The diagonal empirical Fisher and the natural-gradient step.
+
+use super::buffer::Buffer;
+use super::module::{Module, Source as Kernels};
+use super::step::Sweep;
+use super::{ContextId, DefaultStream, driver_error, open};
+use crate::args::{FADAM_WARP, FisherArgs};
+use crate::fisher::{NAME, NaturalGradient, refuse_aliases};
+use crate::tensor::{Location, Place};
+use crate::{Dtype, Error, Tensor, TensorMut};
+use cudarc::driver::CudaStream;
+use std::sync::Arc;
+
+/// Σ g² of each parameter in f64, on a device.
+#[derive(Debug)]
+pub(crate) struct FisherSum {
+    stream: Arc<CudaStream>,
+    len: usize,
+    sum: Buffer,
+    fisher_accumulate: Sweep,
+    _default: DefaultStream,
+}
+
+impl FisherSum {
+    pub(crate) fn new(ordinal: usize, len: usize) -> Result<Self, Error> {
+        let default = DefaultStream::of(ordinal)?;
+        let stream = default.stream.clone();
+        let context = stream.context();
+        let module = Module::load(context, Kernels::Fisher)?;
+        Ok(Self {
+            len,
+            sum: Buffer::zeroed(&stream, len.saturating_mul(size_of::<f64>()))
+                .map_err(driver_error("allocating the Fisher diagonal"))?,
+            fisher_accumulate: Sweep::load(&module, context, "fisher_accumulate")?,
+            stream,
+            _default: default,
+        })
+    }
+
+    pub(crate) fn context_id(&self) -> ContextId {
+        ContextId::of(self.stream.context())
+    }
+
+    /// Adds `samples` rows of gradients, checked by the caller.
+    pub(crate) fn add(&mut self, gradients: &Tensor<'_>, samples: usize) -> Result<(), Error> {
+        let Place::Cuda(source) = &gradients.place else { return Ok(()) }; // refused by the caller
+        let (gradient, _guard) = source.read(&self.stream);
+        let args = FisherArgs {
+            gradient,
+            fisher: self.sum.address(),
+            len: self.len as u64,
+            samples: samples as u64,
+            bf16_gradient: (gradients.dtype == Dtype::Bf16).into(),
+            ..FisherArgs::default()
+        };
+        run(&self.fisher_accumulate, &self.stream, &args)
+    }
+
+    /// The sums so far; waits for them.
+    pub(crate) fn to_vec(&self) -> Result<Vec<f64>, Error> {
+        let mut sum = vec![0.0; self.len];
+        self.sum.download(0, &mut sum).map_err(driver_error("reading the Fisher diagonal"))?;
+        Ok(sum)
+    }
+}
+
+/// θ ← θ − η g / (F̂ + δ), or by √F̂, on θ's stream; lengths and types checked by the caller.
+pub(crate) fn natural_gradient(
+    ordinal: usize,
+    mut parameter: TensorMut<'_>,
+    gradient: Tensor<'_>,
+    fisher: Tensor<'_>,
+    step: &NaturalGradient,
+) -> Result<(), Error> {
+    let primary = open(ordinal)?;
+    let here = Location::Cuda(ContextId::of(&primary));
+    parameter.place.check(here, NAME)?;
+    gradient.place.check(here, NAME)?;
+    fisher.place.check(here, NAME)?;
+    let (Place::Cuda(target), Place::Cuda(source), Place::Cuda(diagonal)) =
+        (&mut parameter.place, &gradient.place, &fisher.place)
+    else {
+        return Ok(()); // refused above
+    };
+    let stream = target.stream().cloned().unwrap_or_else(|| primary.default_stream());
+    let context = stream.context();
+    let kernel = Sweep::load(&Module::load(context, Kernels::Fisher)?, context, "natural_gradient")?;
+    let (theta, _written) = target.write(&stream);
+    let ((g, _read), (f, _fisher_read)) = (source.read(&stream), diagonal.read(&stream));
+    refuse_aliases(theta as usize, g as usize, f as usize, &gradient)?;
+    let args = FisherArgs {
+        parameter: theta,
+        gradient: g,
+        fisher: f,
+        len: gradient.len as u64,
+        samples: 1,
+        neg_lr: step.neg_lr,
+        damping: step.damping,
+        bf16_gradient: (gradient.dtype == Dtype::Bf16).into(),
+        root: step.root.into(),
+    };
+    run(&kernel, &stream, &args)
+}
+
+fn run(kernel: &Sweep, stream: &CudaStream, args: &FisherArgs) -> Result<(), Error> {
+    stream.context().check_err().map_err(driver_error("waiting for a tensor's last use"))?;
+    if args.len == 0 {
+        return Ok(());
+    }
+    let warps = args.len.div_ceil(FADAM_WARP.into());
+    kernel.launch(stream, args, warps).map_err(driver_error("launching a kernel"))
+}

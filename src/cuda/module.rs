@@ -1,0 +1,183 @@
+//! From kernel sources to functions on a device: compiled once a process and architecture, loaded once a context.
+
+use super::driver_error;
+use super::nvrtc::{Nvrtc, Output};
+use crate::Error;
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError};
+use cudarc::nvrtc::Ptx;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+
+/// What the sources include.
+const HEADERS: [(&str, &str); 9] = [
+    ("args.h", include_str!("../../kernels/args.h")),
+    ("access.cuh", include_str!("../../kernels/access.cuh")),
+    ("adam.cuh", include_str!("../../kernels/adam.cuh")),
+    ("element.cuh", include_str!("../../kernels/element.cuh")),
+    ("fadam.cuh", include_str!("../../kernels/fadam.cuh")),
+    ("finalize.cuh", include_str!("../../kernels/finalize.cuh")),
+    ("fisher.cuh", include_str!("../../kernels/fisher.cuh")),
+    ("fisher_adam.cuh", include_str!("../../kernels/fisher_adam.cuh")),
+    ("moments.cuh", include_str!("../../kernels/moments.cuh")),
+];
+const SWEEP: (&str, &str) = ("sweep.cuh", include_str!("../../kernels/sweep.cuh"));
+
+/// A file of kernels, with the structure that is fixed when it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    Norm,
+    Adam {
+        norms: bool,
+    },
+    FAdam {
+        norms: bool,
+        /// κ is finite.
+        kappa: bool,
+    },
+    FisherAdam {
+        norms: bool,
+        /// ρ ≠ ½.
+        power: bool,
+    },
+    Fisher,
+}
+
+impl Source {
+    /// Every variant that an optimizer may ask for.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Norm,
+        Self::Adam { norms: false },
+        Self::Adam { norms: true },
+        Self::FAdam { norms: false, kappa: false },
+        Self::FAdam { norms: true, kappa: false },
+        Self::FAdam { norms: false, kappa: true },
+        Self::FAdam { norms: true, kappa: true },
+        Self::FisherAdam { norms: false, power: false },
+        Self::FisherAdam { norms: true, power: false },
+        Self::FisherAdam { norms: false, power: true },
+        Self::FisherAdam { norms: true, power: true },
+        Self::Fisher,
+    ];
+
+    fn text(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Norm => ("norm.cu", include_str!("../../kernels/norm.cu")),
+            Self::Adam { .. } => ("adam.cu", include_str!("../../kernels/adam.cu")),
+            Self::FAdam { .. } => ("fadam.cu", include_str!("../../kernels/fadam.cu")),
+            Self::FisherAdam { .. } => ("fisher_adam.cu", include_str!("../../kernels/fisher_adam.cu")),
+            Self::Fisher => ("fisher.cu", include_str!("../../kernels/fisher.cu")),
+        }
+    }
+
+    fn definitions(self) -> Vec<&'static str> {
+        let norms = |norms| if norms { "FADAM_NORMS=1" } else { "FADAM_NORMS=0" };
+        match self {
+            Self::Norm | Self::Fisher => vec!["FADAM_NORMS=0"],
+            Self::Adam { norms: on } => vec![norms(on)],
+            Self::FAdam { norms: on, kappa } => {
+                vec![norms(on), if kappa { "FADAM_KAPPA=1" } else { "FADAM_KAPPA=0" }]
+            }
+            Self::FisherAdam { norms: on, power: true } => vec![norms(on)],
+            Self::FisherAdam { norms: on, power: false } => vec![norms(on), "FADAM_SQRT_ONLY"],
+        }
+    }
+
+    /// Its entries.
+    pub(crate) fn entries(self) -> &'static [&'static str] {
+        match self {
+            Self::Norm => &["norm_partial", "global_norm"],
+            Self::Adam { norms: false } => &["adam_finalize", "adam"],
+            Self::Adam { norms: true } => &["adam_finalize", "adam", "keep_norms"],
+            Self::FAdam { norms: false, kappa: false } => &["fadam_finalize", "fadam"],
+            Self::FAdam { norms: true, kappa: false } => &["fadam_finalize", "fadam", "keep_norms"],
+            Self::FAdam { norms: false, kappa: true } => {
+                &["fadam_finalize", "fadam", "fadam_decide", "fadam_correct", "fadam_moments", "fadam_apply"]
+            }
+            Self::FAdam { norms: true, kappa: true } => &[
+                "fadam_finalize",
+                "fadam",
+                "fadam_decide",
+                "fadam_correct",
+                "fadam_moments",
+                "fadam_apply",
+                "keep_norms",
+            ],
+            Self::FisherAdam { norms: false, .. } => {
+                &["fisher_adam_finalize", "fisher_adam_sums", "fisher_adam_decide", "fisher_adam_apply"]
+            }
+            Self::FisherAdam { norms: true, .. } => &[
+                "fisher_adam_finalize",
+                "fisher_adam_sums",
+                "fisher_adam_decide",
+                "fisher_adam_apply",
+                "keep_norms",
+            ],
+            Self::Fisher => &["fisher_accumulate", "natural_gradient"],
+        }
+    }
+
+    /// PTX (or CUBIN) for a device of this compute capability, from the process's cache if it is there.
+    pub(crate) fn compile(self, capability: i32, output: Output) -> Result<Arc<Vec<u8>>, Error> {
+        type Key = (Source, i32, bool);
+        static COMPILED: LazyLock<Mutex<HashMap<Key, Arc<Vec<u8>>>>> = LazyLock::new(Mutex::default);
+        let nvrtc = Nvrtc::get()?;
+        let architecture = nvrtc.architecture(capability)?;
+        let mut compiled = lock(&COMPILED);
+        let key = (self, architecture, output == Output::Ptx);
+        if let Some(image) = compiled.get(&key) {
+            return Ok(image.clone());
+        }
+        let mut headers = HEADERS.to_vec();
+        headers.push(SWEEP);
+        let image = nvrtc.compile(self.text(), &headers, &self.definitions(), architecture, output)?;
+        Ok(compiled.entry(key).or_insert(Arc::new(image)).clone())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner) // a cache stays valid whoever panicked
+}
+
+/// A file's kernels in one context.
+#[derive(Clone, Debug)]
+pub(crate) struct Module {
+    module: Arc<CudaModule>,
+}
+
+impl Module {
+    /// Loads a file's kernels into a context, unless they are there already.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] without NVRTC, [`Error::Compile`], [`Error::Cuda`].
+    pub(crate) fn load(context: &Arc<CudaContext>, source: Source) -> Result<Self, Error> {
+        /// By the context's address: the module holds the context, so a dead entry is all that a dead context leaves.
+        type Loaded = HashMap<(usize, Source), Weak<CudaModule>>;
+        static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
+        let mut loaded = lock(&LOADED);
+        let key = (context.cu_ctx().addr(), source);
+        if let Some(module) = loaded.get(&key).and_then(Weak::upgrade) {
+            return Ok(Self { module });
+        }
+        let (major, minor) =
+            context.compute_capability().map_err(driver_error("asking for the device's architecture"))?;
+        let capability = 10 * major + minor;
+        let ptx = source.compile(capability, Output::Ptx)?;
+        let module = match context.load_module(Ptx::from_binary(ptx.to_vec())) {
+            // The compiler is newer than the driver; machine code does not mind.
+            Err(DriverError(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => {
+                let cubin = source.compile(capability, Output::Cubin)?;
+                context.load_module(Ptx::from_binary(cubin.to_vec()))
+            }
+            other => other,
+        }
+        .map_err(driver_error("loading kernels"))?;
+        loaded.retain(|_, module| module.strong_count() > 0);
+        loaded.insert(key, Arc::downgrade(&module));
+        Ok(Self { module })
+    }
+
+    pub(crate) fn function(&self, name: &str) -> Result<CudaFunction, Error> {
+        self.module.load_function(name).map_err(driver_error("looking up a kernel"))
+    }
+}

@@ -1,0 +1,51 @@
+//! The global norm on its own.
+
+use super::module::{Module, Source};
+use super::step::{Finalize, Sweep};
+use super::table::{Tables, flags};
+use super::{ContextId, driver_error, open};
+use crate::args::{Control, FADAM_CHUNK, Settings, Task};
+use crate::tensor::{Location, Place};
+use crate::{Error, Tensor};
+
+/// The norm over all tensors of a device, on the first one's stream; waits for it.
+pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64, Error> {
+    let primary = open(ordinal)?;
+    for (index, tensor) in tensors.iter().enumerate() {
+        tensor.place.check(Location::Cuda(ContextId::of(&primary)), &format!("tensor {index}"))?;
+    }
+    let first = tensors.iter().find_map(|tensor| match &tensor.place {
+        Place::Cuda(source) => source.stream().cloned(),
+        Place::Host(_) => None,
+    });
+    let stream = first.unwrap_or_else(|| primary.default_stream());
+    let context = stream.context();
+    let module = Module::load(context, Source::Norm)?;
+    let (norm_partial, fold) =
+        (Sweep::load(&module, context, "norm_partial")?, Finalize::load(&module, "global_norm")?);
+    let mut tables = Tables::new(&stream)?;
+    let chunks = tensors.iter().map(|tensor| (tensor.len as u64).div_ceil(FADAM_CHUNK.into())).sum();
+    tables.reserve(tensors.len(), chunks, false, false)?;
+    let settings = Settings { grad_scale: 1.0, ..Settings::default() };
+    tables.settings(settings, std::iter::empty(), false, false)?;
+    let mut guards = Vec::with_capacity(tensors.len());
+    let tasks = tensors.iter().filter_map(|tensor| {
+        let Place::Cuda(source) = &tensor.place else { return None }; // refused above
+        let (gradient, guard) = source.read(&stream);
+        guards.push(guard);
+        let flags = flags(0, gradient, tensor.dtype);
+        Some(Task { gradient, len: tensor.len as u64, flags, ..Task::default() })
+    });
+    tables.tasks(tasks, false)?;
+    context.check_err().map_err(driver_error("waiting for a tensor's last use"))?;
+    let args = tables.args();
+    let launching = driver_error("launching a kernel");
+    if args.chunks > 0 {
+        norm_partial.launch(&stream, &args, args.chunks).map_err(&launching)?;
+    }
+    fold.launch(&stream, &args).map_err(&launching)?;
+    drop(guards);
+    let mut control = [Control::default()];
+    tables.control().download(0, &mut control).map_err(driver_error("reading the norm"))?;
+    Ok(control[0].grad_norm)
+}

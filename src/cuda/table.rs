@@ -1,0 +1,218 @@
+//! What the kernels of a step read besides tensors: the table of tasks, the settings, scratch for sums, the control block.
+//! Uploaded when it changes, and then in the stream's order.
+
+use super::buffer::{Buffer, Plain};
+use super::driver_error;
+use crate::algorithm::Hyper;
+use crate::args::{
+    AdamStep, Control, FADAM_CHUNK, FADAM_TASK_BF16_GRADIENT, FADAM_TASK_VECTOR, FAdamStep,
+    FisherAdamScalars, Settings, StepArgs, Task,
+};
+use crate::{Dtype, Error};
+use cudarc::driver::CudaStream;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+/// Where things lie in the scratch buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Layout {
+    tasks: usize,
+    chunks: u64,
+}
+
+impl Layout {
+    /// Of one task's scalars, whichever the algorithm.
+    const SCALARS: usize = {
+        let (a, b, c) = (size_of::<AdamStep>(), size_of::<FAdamStep>(), size_of::<FisherAdamScalars>());
+        let larger = if a > b { a } else { b };
+        (if larger > c { larger } else { c }).next_multiple_of(8)
+    };
+
+    /// Offsets of the sums, the scalars and the partials behind the tasks; and the end.
+    fn offsets(self) -> [usize; 6] {
+        let sums = self.tasks * size_of::<Task>();
+        let scalars = sums + 3 * self.tasks * size_of::<f64>();
+        let partials = scalars + self.tasks * Self::SCALARS;
+        let row = self.chunks as usize * size_of::<f32>();
+        [sums, scalars, partials, partials + row, partials + 2 * row, partials + 3 * row]
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Tables {
+    stream: Arc<CudaStream>,
+    control: Buffer,
+    scratch: Option<Buffer>,
+    layout: Layout,
+    settings: Option<Buffer>,
+    /// What the device has, or will have when the stream gets there.
+    sent_settings: Option<Settings>,
+    sent_hypers: Vec<Hyper>,
+    sent_tasks: Vec<Task>,
+    /// Of the step that is being prepared.
+    hypers: Vec<Hyper>,
+    tasks: Vec<Task>,
+    chunks: u64,
+    /// Buffers that a captured graph may still use.
+    retired: Vec<Buffer>,
+}
+
+const CAPTURE: Error = Error::Capture {
+    reason: "what the step reads is not on the device yet, or has changed: call `step` once, with the same tensors, \
+             before the capture",
+};
+
+impl Tables {
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self, Error> {
+        Ok(Self {
+            stream: stream.clone(),
+            control: Buffer::zeroed(stream, size_of::<Control>())
+                .map_err(driver_error("allocating the control block"))?,
+            scratch: None,
+            layout: Layout::default(),
+            settings: None,
+            sent_settings: None,
+            sent_hypers: Vec::new(),
+            sent_tasks: Vec::new(),
+            hypers: Vec::new(),
+            tasks: Vec::new(),
+            chunks: 0,
+            retired: Vec::new(),
+        })
+    }
+
+    pub(super) fn control(&self) -> &Buffer {
+        &self.control
+    }
+
+    /// Room for a step of all `parameters`, of `chunks` chunks in all. Old buffers live on where a graph may use them.
+    pub(super) fn reserve(
+        &mut self,
+        parameters: usize,
+        chunks: u64,
+        capturing: bool,
+        captured: bool,
+    ) -> Result<(), Error> {
+        let layout = Layout { tasks: parameters, chunks };
+        if self.scratch.is_some() && layout == self.layout {
+            return Ok(());
+        }
+        if capturing {
+            return Err(CAPTURE);
+        }
+        let scratch = Buffer::zeroed(&self.stream, layout.offsets()[5])
+            .map_err(driver_error("allocating the tables of a step"))?;
+        let old = self.scratch.replace(scratch);
+        if captured {
+            self.retired.extend(old);
+        }
+        self.layout = layout;
+        self.sent_tasks.clear();
+        Ok(())
+    }
+
+    /// Uploads policy and hyper-parameters if they have changed.
+    pub(super) fn settings(
+        &mut self,
+        settings: Settings,
+        hypers: impl Iterator<Item = Hyper>,
+        capturing: bool,
+        captured: bool,
+    ) -> Result<(), Error> {
+        self.hypers.clear();
+        self.hypers.extend(hypers);
+        if self.sent_settings == Some(settings) && self.hypers == self.sent_hypers {
+            return Ok(());
+        }
+        if capturing {
+            return Err(CAPTURE);
+        }
+        let mut bytes = Vec::new();
+        append(&mut bytes, &settings);
+        for hyper in &self.hypers {
+            match hyper {
+                Hyper::Adam(hyper) => append(&mut bytes, hyper),
+                Hyper::FAdam(hyper) => append(&mut bytes, hyper),
+                Hyper::FisherAdam(hyper) => append(&mut bytes, hyper),
+            }
+        }
+        let failed = driver_error("sending the settings");
+        if self.settings.as_ref().is_none_or(|buffer| buffer.bytes() < bytes.len()) {
+            let larger = Buffer::zeroed(&self.stream, bytes.len()).map_err(&failed)?;
+            let old = self.settings.replace(larger);
+            if captured {
+                self.retired.extend(old);
+            }
+        }
+        self.sent_settings = None; // unknown, should the upload fail
+        if let Some(buffer) = &self.settings {
+            buffer.upload(0, &bytes).map_err(&failed)?;
+        }
+        self.sent_settings = Some(settings);
+        self.sent_hypers.clone_from(&self.hypers);
+        Ok(())
+    }
+
+    /// Uploads the table of a step's tensors if it has changed.
+    pub(super) fn tasks(&mut self, tasks: impl Iterator<Item = Task>, capturing: bool) -> Result<(), Error> {
+        self.tasks.clear();
+        self.chunks = 0;
+        for mut task in tasks {
+            task.first_chunk = self.chunks;
+            self.chunks += task.len.div_ceil(FADAM_CHUNK.into());
+            self.tasks.push(task);
+        }
+        if self.tasks == self.sent_tasks {
+            return Ok(());
+        }
+        if capturing {
+            return Err(CAPTURE);
+        }
+        self.sent_tasks.clear(); // unknown, should the upload fail
+        if let Some(scratch) = &self.scratch {
+            scratch.upload(0, &self.tasks).map_err(driver_error("sending the table of tensors"))?;
+        }
+        self.sent_tasks.clone_from(&self.tasks);
+        Ok(())
+    }
+
+    /// The argument of the kernels of the step that was prepared.
+    pub(super) fn args(&self) -> StepArgs {
+        let [sums, scalars, partials @ .., _] = self.layout.offsets();
+        let scratch = self.scratch.as_ref().map_or(0, Buffer::address);
+        let settings = self.settings.as_ref().map_or(0, Buffer::address);
+        let at = |offset: usize| scratch + offset as u64;
+        StepArgs {
+            tasks: scratch,
+            task_count: self.tasks.len() as u64,
+            chunks: self.chunks,
+            settings,
+            hypers: settings + size_of::<Settings>() as u64,
+            scalars: at(scalars),
+            partials: partials.map(at),
+            sums: at(sums),
+            control: self.control.address(),
+        }
+    }
+}
+
+/// A struct's bytes, padding included.
+fn append<T: Plain>(bytes: &mut Vec<MaybeUninit<u8>>, value: &T) {
+    // SAFETY: any memory may be seen as bytes that may not be initialised.
+    bytes.extend_from_slice(unsafe {
+        std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>())
+    });
+}
+
+/// The flags of a tensor whose arrays lie at these addresses, besides moments, which are aligned.
+pub(super) fn flags(parameter: u64, gradient: u64, gradient_dtype: Dtype) -> u32 {
+    let vector = |address: u64, dtype: Dtype| address.is_multiple_of(4 * dtype.size() as u64);
+    let mut flags = 0;
+    if vector(parameter, Dtype::F32) && vector(gradient, gradient_dtype) {
+        flags |= FADAM_TASK_VECTOR;
+    }
+    if gradient_dtype == Dtype::Bf16 {
+        flags |= FADAM_TASK_BF16_GRADIENT;
+    }
+    flags
+}

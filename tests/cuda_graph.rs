@@ -1,0 +1,167 @@
+//! One promise: a step can be captured into a CUDA graph, and a replay is a step: step counts advance, a new learning rate
+//! is seen, a gradient that is not finite skips it.
+#![cfg(feature = "cuda")]
+
+#[path = "common/emulator.rs"]
+mod emulator;
+#[path = "common/gpu.rs"]
+mod gpu;
+mod trajectories;
+
+use fadam::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use fadam::cuda::cudarc::driver::{CudaGraph, CudaSlice};
+use fadam::{Adam, Algorithm, Error, FAdam, FisherAdam, NonFinite, Optimizer, ParameterId, Report, Update};
+use gpu::{Gpu, gpus};
+
+const LEN: usize = 5000;
+
+/// A device whose tensors carry no events: waiting for what happened outside a capture is forbidden inside.
+fn gpu() -> Option<Gpu> {
+    gpus()?;
+    let gpu = Gpu::new(0);
+    // SAFETY: everything here happens on one stream.
+    unsafe { gpu.context().disable_event_tracking() };
+    Some(gpu)
+}
+
+fn capture(gpu: &Gpu, work: impl FnOnce() -> Result<(), Error>) -> Result<CudaGraph, Error> {
+    gpu.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    let result = work();
+    let graph = gpu.stream.end_capture(CUgraphInstantiate_flags(0));
+    result.map(|()| graph.unwrap().unwrap())
+}
+
+struct Training {
+    optimizer: Optimizer,
+    id: ParameterId,
+    parameter: CudaSlice<f32>,
+    gradient: CudaSlice<f32>,
+}
+
+impl Training {
+    fn new(gpu: &Gpu, algorithm: Algorithm, policy: NonFinite) -> Self {
+        let builder = Optimizer::builder(algorithm).stream(gpu.stream.clone());
+        let mut optimizer = builder.max_grad_norm(1.0).norms(true).non_finite(policy).build().unwrap();
+        let id = optimizer.register("w", LEN).unwrap();
+        Self { optimizer, id, parameter: gpu.upload(&[1.0; LEN]), gradient: gpu.upload(&[0.25; LEN]) }
+    }
+
+    fn step(&mut self) -> Result<(), Error> {
+        self.optimizer.step(&mut [Update::new(self.id, &mut self.parameter, &self.gradient)])
+    }
+}
+
+/// The same on the CPU: for each step its learning rate and its gradient. Reports, and the parameter at the end.
+fn on_cpu(algorithm: Algorithm, steps: &[(f64, f32)]) -> (Vec<Report>, Vec<f32>) {
+    let mut optimizer = Optimizer::builder(algorithm).max_grad_norm(1.0).norms(true).build().unwrap();
+    let id = optimizer.register("w", LEN).unwrap();
+    let mut parameter = vec![1.0; LEN];
+    let reports = steps.iter().map(|&(lr, gradient)| {
+        optimizer.set_learning_rate(lr).unwrap();
+        optimizer.step(&mut [Update::new(id, &mut parameter, &vec![gradient; LEN])]).unwrap();
+        optimizer.report().unwrap()
+    });
+    (reports.collect(), parameter)
+}
+
+#[test]
+fn a_replay_is_a_step() {
+    let Some(gpu) = gpu() else { return };
+    let _alone = emulator::find();
+    let algorithms: [Algorithm; 4] = [
+        Adam::adamw().into(),
+        FAdam { kappa: Some(60.0), eps_decay: 0.5, ..FAdam::default() }.into(), // fires at first: √5000 = 71
+        FAdam { kappa: Some(1.0), ..FAdam::default() }.into(),
+        FisherAdam::default().into(),
+    ];
+    for algorithm in algorithms {
+        let steps: Vec<(f64, f32)> =
+            (1..9).map(|i| (0.1 / f64::from(i), if i == 5 { f32::NAN } else { 0.25 * i as f32 })).collect();
+        let (reports, parameter) = on_cpu(algorithm, &steps);
+        let mut training = Training::new(&gpu, algorithm, NonFinite::Skip);
+        let mut graph = None;
+        for (i, (&(lr, gradient), expected)) in steps.iter().zip(&reports).enumerate() {
+            gpu.stream.memcpy_htod(&vec![gradient; LEN], &mut training.gradient).unwrap();
+            training.optimizer.set_learning_rate(lr).unwrap();
+            match &graph {
+                None if i < 2 => training.step().unwrap(), // as it comes
+                None => {
+                    let captured = capture(&gpu, || training.step()).unwrap();
+                    captured.launch().unwrap();
+                    graph = Some(captured);
+                }
+                Some(graph) => CudaGraph::launch(graph).unwrap(),
+            }
+            let report = training.optimizer.report().unwrap();
+            // As text: a NaN equals no other.
+            assert_eq!(format!("{report:?}"), format!("{expected:?}"), "{algorithm:?}, step {i}");
+        }
+        assert!(gpu.download(&training.parameter) == parameter, "{algorithm:?}: other parameters");
+        assert_eq!(training.optimizer.state(training.id).unwrap().step, 7);
+        // And without a graph again.
+        training.step().unwrap();
+        assert_eq!(training.optimizer.report().unwrap().step, 9);
+    }
+}
+
+#[test]
+fn a_capture_without_a_step_before_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let _alone = emulator::find();
+    let mut training = Training::new(&gpu, Adam::adamw().into(), NonFinite::Skip);
+    let refused = |error: Error| {
+        assert!(matches!(error, Error::Capture { .. }), "{error:?}");
+        assert!(error.to_string().contains("call `step` once"), "{error}");
+    };
+    refused(capture(&gpu, || training.step()).map(drop).unwrap_err());
+    training.step().unwrap();
+    // Other tensors than before, another learning rate, another parameter: the device does not know them yet.
+    let other = gpu.upload(&[0.25; LEN]);
+    let Training { optimizer, id, parameter, .. } = &mut training;
+    let result = capture(&gpu, || optimizer.step(&mut [Update::new(*id, &mut *parameter, &other)]));
+    refused(result.map(drop).unwrap_err());
+    refused(capture(&gpu, || training.optimizer.set_learning_rate(0.5)).map(drop).unwrap_err());
+    assert_eq!(training.optimizer.algorithm().learning_rate(), 1e-3);
+    training.optimizer.register("late", 3).unwrap();
+    refused(capture(&gpu, || training.step()).map(drop).unwrap_err());
+    // Nothing of that has happened.
+    assert_eq!(training.optimizer.report().unwrap().step, 1);
+    training.step().unwrap();
+    capture(&gpu, || training.step()).unwrap().launch().unwrap();
+    assert_eq!(training.optimizer.report().unwrap().step, 3);
+}
+
+#[test]
+fn under_error_a_replay_that_was_skipped_is_found() {
+    let Some(gpu) = gpu() else { return };
+    let _alone = emulator::find();
+    let mut training = Training::new(&gpu, Adam::adamw().into(), NonFinite::Error);
+    training.step().unwrap();
+    let graph = capture(&gpu, || training.step()).unwrap();
+    graph.launch().unwrap();
+    training.optimizer.synchronize().unwrap();
+    gpu.stream.memcpy_htod(&[f32::INFINITY; LEN], &mut training.gradient).unwrap();
+    graph.launch().unwrap();
+    graph.launch().unwrap();
+    let error = training.optimizer.synchronize().unwrap_err();
+    assert!(matches!(error, Error::NonFinite { step: 4, .. }), "{error:?}");
+    let report = training.optimizer.report().unwrap();
+    assert_eq!((report.step, report.skipped_steps), (4, 2));
+}
+
+/// Tables that a graph uses stay where they are when the optimizer grows.
+#[test]
+fn an_old_graph_survives_new_parameters() {
+    let Some(gpu) = gpu() else { return };
+    let _alone = emulator::find();
+    let mut training = Training::new(&gpu, Adam::adamw().into(), NonFinite::Skip);
+    training.step().unwrap();
+    let graph = capture(&gpu, || training.step()).unwrap();
+    for i in 0..3 {
+        training.optimizer.register(i.to_string(), 100_000).unwrap();
+    }
+    training.step().unwrap();
+    graph.launch().unwrap();
+    let (_, parameter) = on_cpu(Adam::adamw().into(), &[(1e-3, 0.25); 3]);
+    assert!(gpu.download(&training.parameter) == parameter, "other parameters");
+}
