@@ -75,7 +75,7 @@ fn blocks_have_no_order() {
         0,
     );
     caught(
-        &format!("ld.global.u32 %w2, [%d0];\nsetp.eq.s32 %p0, %w1, 2;\n@%p0 st.global.u32 [%d2], 7; // here"),
+        "ld.global.u32 %w2, [%d0];\nsetp.eq.s32 %p0, %w1, 2;\n@%p0 st.global.u32 [%d2], 7; // here",
         (3, 1),
         Race,
         2,

@@ -120,7 +120,7 @@ impl Shadow {
         while at < range.end {
             let end = range.end.min((at / PAGE + 1) * PAGE);
             let page = self.page(at / PAGE);
-            if (at | end) % 4 != 0 {
+            if !(at | end).is_multiple_of(4) {
                 page.split();
             }
             let base = at / PAGE * PAGE;
@@ -145,10 +145,10 @@ impl Shadow {
         let end = start + size * LANES;
         if start / PAGE == (end - 1) / PAGE {
             let page = self.page(start / PAGE);
-            if (start | size) % 4 != 0 {
+            if !(start | size).is_multiple_of(4) {
                 page.split();
             }
-            let from = start % PAGE >> page.shift;
+            let from = (start % PAGE) >> page.shift;
             if page.touch_row(from, size >> page.shift, access, view) {
                 return Ok(());
             }
@@ -189,7 +189,8 @@ impl Page {
     /// The tag of an access without an order with this one.
     fn touch(&mut self, granule: usize, access: Access, lane: usize, view: &View<'_>) -> Result<(), u32> {
         for tag in [self.writers[granule], slot(&self.more_writers, granule)] {
-            if !view.ordered(tag, lane) && !(access == Access::Atomic && view.atomic(tag)) {
+            let fine = view.ordered(tag, lane) || access == Access::Atomic && view.atomic(tag);
+            if !fine {
                 return Err(tag);
             }
         }
