@@ -10,7 +10,7 @@ fn allocations_are_apart_and_never_come_back() {
     let mut memory = Memory::new(BASE + 1, 1 << 20);
     let a = memory.allocate(10).expect("room");
     let b = memory.allocate(1).expect("room");
-    assert!(a % 256 == 0 && b % 256 == 0 && a > BASE && b >= a + 10 + 256);
+    assert!(a.is_multiple_of(256) && b.is_multiple_of(256) && a > BASE && b >= a + 10 + 256);
     memory.free(a).expect("allocated");
     let c = memory.allocate(10).expect("room");
     assert!(c > b);
