@@ -104,6 +104,29 @@ fn fused() {
     );
 }
 
+/// Towards minus infinity.
+#[test]
+fn fused_down() {
+    check(
+        "fma.rm.f32",
+        "w,w,w>w",
+        &[
+            &[TWO, TWO, ONE, 0x40a0_0000],
+            &[ONE, ONE, 0x3300_0000, ONE],          // 1 + 2^-25
+            &[ONE, ONE, 0xb300_0000, 0x3f7f_ffff],  // 1 - 2^-25: the number below 1
+            &[ONE, ONE, MINUS | TINY, 0x3f7f_ffff], // 1 - 2^-149, beyond f64
+            &[0xbf80_0000, ONE, MINUS | TINY, 0xbf80_0001],
+            &[MAX, TWO, 0, MAX],
+            &[MAX | MINUS, TWO, 0, INF | MINUS],
+            &[ONE, ONE, 0xbf80_0000, MINUS], // an exact zero is -0
+            &[0, ONE, 0, 0],
+            &[INF, 0, ONE, NAN],
+            &[TINY, 0x3f00_0000, 0, 0],
+            &[MINUS | TINY, 0x3f00_0000, 0, MINUS | TINY],
+        ],
+    );
+}
+
 #[test]
 fn divide_and_root() {
     check(

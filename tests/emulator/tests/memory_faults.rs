@@ -80,6 +80,10 @@ fn never_written() {
     let but_last = "setp.lt.u32 %p0, %w0, 31;\n@%p0 st.global.u32 [%d3], %w0;\n";
     caught(&format!("{address}{but_last}ld.global.u32 %w2, [%d3]; // here"), (1, 32), Uninitialised, 0, 31);
     passes(&format!("{address}st.global.u32 [%d3], %w0;\nld.global.u32 %w2, [%d3];"), (1, 32));
+    // Lane by lane.
+    caught(&format!("{address}ld.global.u32 %w2, [%d3]; // here"), (1, 31), Uninitialised, 0, 0);
+    let but_last = "setp.lt.u32 %p0, %w0, 30;\n@%p0 st.global.u32 [%d3], %w0;\n";
+    caught(&format!("{address}{but_last}ld.global.u32 %w2, [%d3]; // here"), (1, 31), Uninitialised, 0, 30);
     // One byte of four.
     caught(
         &format!(

@@ -104,6 +104,19 @@ fn bytes_are_told_apart() {
         0,
         0,
     );
+    // Not whole warps.
+    passes(&format!("{address}st.global.u16 [%d3], %w0;"), (1, 31));
+    let address = "cvt.u64.u32 %d3, %w0;\nadd.s64 %d3, %d0, %d3;\n";
+    passes(&format!("{address}st.global.u8 [%d3], %w0;\nld.global.u8 %w2, [%d3];"), (1, 5));
+    passes(&format!("{address}st.global.u8 [%d3], %w0;\nbar.sync 0;\nld.global.u32 %w2, [%d0];"), (1, 5));
+    caught(
+        &format!("{address}st.global.u8 [%d3+1], %w0;\nld.global.u32 %w2, [%d0]; // here"),
+        (1, 5),
+        Race,
+        0,
+        0,
+    );
+    let address = "mul.wide.u32 %d3, %w0, 2;\nadd.s64 %d3, %d0, %d3;\n";
     // A page that was read by words, then by halves.
     caught(
         &format!("ld.global.u32 %w3, [%d2];\n{address}st.global.u16 [%d3], %w0; // here"),
@@ -127,6 +140,39 @@ fn many_readers_and_a_writer() {
     let write = "setp.eq.s32 %p0, %w0, 32;\n@%p0 st.global.u32 [%d0], 7;";
     caught(&format!("{read}bar.warp.sync -1;\n{write} // here"), (1, 64), Race, 0, 32);
     passes(&format!("{read}bar.sync 0;\n{write}"), (1, 64));
+    // Two lanes of the writer's warp read first, with an order to it; then another warp, without one.
+    let long = "add.s32 %w3, %w0, 1;\n".repeat(300);
+    let write = "setp.eq.s32 %p0, %w0, 0;\n@%p0 st.global.u32 [%d0], 7;";
+    for seed in 1..20 {
+        let fault = common::fixture::run(&format!("{read}bar.warp.sync -1;\n{long}{write}"), (1, 64), seed);
+        assert_eq!(fault.map_err(|fault| fault.kind), Err(Race));
+    }
+}
+
+/// What whole warps touch at once is judged as a whole.
+#[test]
+fn rows() {
+    let row = "mov.u32 %w3, %laneid;\nmul.wide.u32 %d3, %w3, 4;\nadd.s64 %d3, %d0, %d3;\nsetp.ge.u32 %p0, %w0, 32;\n";
+    let (read, write) = ("ld.global.u32 %w2, [%d3];", "st.global.u32 [%d3], %w0;");
+    caught(&format!("{row}{read}\n@%p0 {write} // here"), (1, 64), Race, 0, 32);
+    passes(&format!("{row}{read}\nbar.sync 0;\n@%p0 {write}"), (1, 64));
+    caught(&format!("{row}@!%p0 {write}\n@%p0 {read} // here"), (1, 64), Race, 0, 32);
+    caught(&format!("{row}{write} // here"), (2, 32), Race, 1, 0);
+    passes(&format!("{row}{read}\n{write}\n{read}\n{write}"), (1, 32));
+    // The neighbour has read it too.
+    let neighbour =
+        "xor.b32 %w4, %w3, 1;\nmul.wide.u32 %d4, %w4, 4;\nadd.s64 %d4, %d0, %d4;\nld.global.u32 %w5, [%d4];";
+    caught(&format!("{row}{read}\n{neighbour}\n{write} // here"), (1, 32), Race, 0, 0);
+    passes(&format!("{row}{read}\n{neighbour}\nbar.warp.sync -1;\n{write}"), (1, 32));
+    // Vectors of two and four.
+    for (vector, registers, size) in [("v2", "{%w4, %w5}", 8), ("v4", "{%w4, %w5, %w6, %w7}", 16)] {
+        let mine = format!(
+            "mul.wide.u32 %d3, %w0, {size};\nadd.s64 %d3, %d0, %d3;\nld.global.{vector}.u32 {registers}, [%d3];\n"
+        );
+        let store = format!("st.global.{vector}.u32 [%d3], {registers};");
+        passes(&format!("{mine}{store}"), (1, 32));
+        caught(&format!("{mine}add.s64 %d3, %d3, {size};\n{store} // here"), (1, 32), Race, 0, 0);
+    }
 }
 
 #[test]
