@@ -297,6 +297,13 @@ fn conversions_of_floats() {
     check("cvt.rzi.u32.f64", "d>w", &[&[d(4.9), 4], &[d(-1.0), 0]]);
     check("cvt.rzi.s64.f64", "d>d", &[&[d(-4.9), 0u64.wrapping_sub(4)], &[d(1e30), i64::MAX as u64]]);
     check("cvt.rni.s64.f64", "d>d", &[&[d(0.5), 0], &[d(1.5), 2]]);
+    // NaN: 0, or the highest bit alone where either side has 64 bits.
+    check("cvt.rzi.u32.f32", "w>w", &[&[QUIET, 0]]);
+    check("cvt.rzi.s64.f32", "w>d", &[&[QUIET, MINUS64], &[f(-2.5), 0u64.wrapping_sub(2)]]);
+    check("cvt.rzi.u64.f32", "w>d", &[&[QUIET, MINUS64], &[f(3e19), u64::MAX]]);
+    check("cvt.rzi.s32.f64", "d>w", &[&[d(f64::NAN), MINUS], &[d(-7.9), 0xffff_fff9]]);
+    check("cvt.rzi.u32.f64", "d>w", &[&[d(f64::NAN), MINUS]]);
+    check("cvt.rzi.u64.f64", "d>d", &[&[d(f64::NAN), MINUS64], &[d(7.9), 7]]);
     check("cvt.rzi.f32.f32", "w>w", &[&[f(-1.9), f(-1.0)]]);
     check("cvt.rni.f32.f32", "w>w", &[&[f(2.5), f(2.0)]]);
     check("cvt.rmi.f32.f32", "w>w", &[&[f(-0.1), f(-1.0)]]);

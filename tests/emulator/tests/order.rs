@@ -51,3 +51,20 @@ fn warps_take_turns_in_any_order() {
     assert!(orders.iter().all(|order| *order != ascending));
     assert!(orders.windows(2).all(|pair| pair[0] != pair[1]));
 }
+
+/// The race check numbers what happens, and starts over when it has counted far.
+#[test]
+fn many_launches() {
+    let module =
+        Module::parse(&text("ld.global.u32 %w2, [%d0];\nld.global.u32 %w3, [%d0+4];")).expect("right");
+    let writes = Module::parse(&text("ld.global.u32 %w2, [%d2];\nst.global.u32 [%d2], %w2;")).expect("right");
+    let mut memory = device();
+    let parameters = parameters(&mut memory);
+    for _ in 0..2 {
+        launch(&mut memory, &module, "k", (600_000, 1), &parameters, 0).expect("all read");
+        launch(&mut memory, &writes, "k", (1, WORDS as u32), &parameters, 0).expect("each its own");
+        let fault =
+            launch(&mut memory, &writes, "k", (2, WORDS as u32), &parameters, 0).expect_err("two blocks");
+        assert_eq!((fault.kind, fault.block), (cuda::exec::FaultKind::Race, [1, 0, 0]));
+    }
+}
