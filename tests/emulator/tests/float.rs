@@ -356,3 +356,19 @@ fn approximations() {
     assert!((f64::from_bits(third) * 3.0 - 1.0).abs() <= 2.0_f64.powi(-20));
     check("rcp.approx.ftz.f64", "d>d", &[&[0, INF64], &[1, INF64], &[INF64, 0]]);
 }
+
+/// Other names of instructions.
+#[test]
+fn further_names() {
+    check("add.f64", "d,d>d", &[&[ONE64, ONE64, d(2.0)]]);
+    check("sub.f64", "d,d>d", &[&[ONE64, d(3.0), d(-2.0)]]);
+    check("mul.f64", "d,d>d", &[&[d(3.0), d(-2.0), d(-6.0)]]);
+    check("mov.f64", "d>d", &[&[MINUS64, MINUS64]]);
+    check("add.rn.ftz.f32", "w,w>w", &[&[TINY, ONE, ONE], &[TINY, TINY, 0]]);
+    check("mul.rn.ftz.f32", "w,w>w", &[&[TINY, 0x7f00_0000, 0]]);
+    check("rcp.approx.f32", "w>w", &[&[TWO, 0x3f00_0000], &[MINUS, INF | MINUS]]);
+    check("div.full.f32", "w,w>w", &[&[ONE, TWO, 0x3f00_0000]]);
+    check("div.full.ftz.f32", "w,w>w", &[&[ONE, TWO, 0x3f00_0000], &[TINY, TWO, 0]]);
+    check("div.approx.ftz.f32", "w,w>w", &[&[ONE, TWO, 0x3f00_0000], &[TINY, TWO, 0]]);
+    check("sqrt.approx.ftz.f32", "w>w", &[&[0x4080_0000, TWO], &[TINY, 0]]);
+}
