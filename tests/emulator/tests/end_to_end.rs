@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Bytes, device, download_u32, download_u64, launch, upload};
-use cuda::ptx::Module;
+use fadam_emulator::ptx::Module;
 
 const MODULES: [&str; 3] = [
     include_str!("../fixtures/step.sm_80.ptx"),

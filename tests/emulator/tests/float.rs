@@ -104,6 +104,29 @@ fn fused() {
     );
 }
 
+/// Towards minus infinity.
+#[test]
+fn fused_down() {
+    check(
+        "fma.rm.f32",
+        "w,w,w>w",
+        &[
+            &[TWO, TWO, ONE, 0x40a0_0000],
+            &[ONE, ONE, 0x3300_0000, ONE],          // 1 + 2^-25
+            &[ONE, ONE, 0xb300_0000, 0x3f7f_ffff],  // 1 - 2^-25: the number below 1
+            &[ONE, ONE, MINUS | TINY, 0x3f7f_ffff], // 1 - 2^-149, beyond f64
+            &[0xbf80_0000, ONE, MINUS | TINY, 0xbf80_0001],
+            &[MAX, TWO, 0, MAX],
+            &[MAX | MINUS, TWO, 0, INF | MINUS],
+            &[ONE, ONE, 0xbf80_0000, MINUS], // an exact zero is -0
+            &[0, ONE, 0, 0],
+            &[INF, 0, ONE, NAN],
+            &[TINY, 0x3f00_0000, 0, 0],
+            &[MINUS | TINY, 0x3f00_0000, 0, MINUS | TINY],
+        ],
+    );
+}
+
 #[test]
 fn divide_and_root() {
     check(
@@ -274,6 +297,13 @@ fn conversions_of_floats() {
     check("cvt.rzi.u32.f64", "d>w", &[&[d(4.9), 4], &[d(-1.0), 0]]);
     check("cvt.rzi.s64.f64", "d>d", &[&[d(-4.9), 0u64.wrapping_sub(4)], &[d(1e30), i64::MAX as u64]]);
     check("cvt.rni.s64.f64", "d>d", &[&[d(0.5), 0], &[d(1.5), 2]]);
+    // NaN: 0, or the highest bit alone where either side has 64 bits.
+    check("cvt.rzi.u32.f32", "w>w", &[&[QUIET, 0]]);
+    check("cvt.rzi.s64.f32", "w>d", &[&[QUIET, MINUS64], &[f(-2.5), 0u64.wrapping_sub(2)]]);
+    check("cvt.rzi.u64.f32", "w>d", &[&[QUIET, MINUS64], &[f(3e19), u64::MAX]]);
+    check("cvt.rzi.s32.f64", "d>w", &[&[d(f64::NAN), MINUS], &[d(-7.9), 0xffff_fff9]]);
+    check("cvt.rzi.u32.f64", "d>w", &[&[d(f64::NAN), MINUS]]);
+    check("cvt.rzi.u64.f64", "d>d", &[&[d(f64::NAN), MINUS64], &[d(7.9), 7]]);
     check("cvt.rzi.f32.f32", "w>w", &[&[f(-1.9), f(-1.0)]]);
     check("cvt.rni.f32.f32", "w>w", &[&[f(2.5), f(2.0)]]);
     check("cvt.rmi.f32.f32", "w>w", &[&[f(-0.1), f(-1.0)]]);
@@ -325,4 +355,20 @@ fn approximations() {
     assert_eq!(third & 0xffff_ffff, 0);
     assert!((f64::from_bits(third) * 3.0 - 1.0).abs() <= 2.0_f64.powi(-20));
     check("rcp.approx.ftz.f64", "d>d", &[&[0, INF64], &[1, INF64], &[INF64, 0]]);
+}
+
+/// Other names of instructions.
+#[test]
+fn further_names() {
+    check("add.f64", "d,d>d", &[&[ONE64, ONE64, d(2.0)]]);
+    check("sub.f64", "d,d>d", &[&[ONE64, d(3.0), d(-2.0)]]);
+    check("mul.f64", "d,d>d", &[&[d(3.0), d(-2.0), d(-6.0)]]);
+    check("mov.f64", "d>d", &[&[MINUS64, MINUS64]]);
+    check("add.rn.ftz.f32", "w,w>w", &[&[TINY, ONE, ONE], &[TINY, TINY, 0]]);
+    check("mul.rn.ftz.f32", "w,w>w", &[&[TINY, 0x7f00_0000, 0]]);
+    check("rcp.approx.f32", "w>w", &[&[TWO, 0x3f00_0000], &[MINUS, INF | MINUS]]);
+    check("div.full.f32", "w,w>w", &[&[ONE, TWO, 0x3f00_0000]]);
+    check("div.full.ftz.f32", "w,w>w", &[&[ONE, TWO, 0x3f00_0000], &[TINY, TWO, 0]]);
+    check("div.approx.ftz.f32", "w,w>w", &[&[ONE, TWO, 0x3f00_0000], &[TINY, TWO, 0]]);
+    check("sqrt.approx.ftz.f32", "w>w", &[&[0x4080_0000, TWO], &[TINY, 0]]);
 }

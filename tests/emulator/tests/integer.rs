@@ -210,3 +210,29 @@ fn comparisons() {
     check("setp.lt.or.u32", "w,w,p>p", &[&[1, 2, 0, 1], &[2, 1, 1, 1], &[2, 1, 0, 0]]);
     check("setp.lt.xor.u32", "w,w,p>p", &[&[1, 2, 1, 0], &[2, 1, 1, 1]]);
 }
+
+/// Names of one instruction, and widths that NVRTC seldom uses.
+#[test]
+fn further_names() {
+    for kind in ["b", "u", "s"] {
+        check(&format!("mov.{kind}16"), "h>h", &[&[0xfedc, 0xfedc]]);
+        check(&format!("mov.{kind}32"), "w>w", &[&[ALL32, ALL32]]);
+        check(&format!("mov.{kind}64"), "d>d", &[&[MIN64, MIN64]]);
+        check(&format!("selp.{kind}16"), "h,h,p>h", &[&[1, 2, 1, 1], &[1, 2, 0, 2]]);
+        check(&format!("selp.{kind}32"), "w,w,p>w", &[&[ALL32, 2, 1, ALL32], &[1, 2, 0, 2]]);
+        check(&format!("selp.{kind}64"), "d,d,p>d", &[&[ALL64, 2, 1, ALL64], &[1, 2, 0, 2]]);
+    }
+    check("selp.f64", "d,d,p>d", &[&[MIN64, 2, 1, MIN64], &[1, MIN64, 0, MIN64]]);
+    check("shr.b16", "h,w>h", &[&[0x8000, 4, 0x800]]);
+    check("shr.b64", "d,w>d", &[&[MIN64, 4, MIN64 >> 4]]);
+    check("sub.s16", "h,h>h", &[&[0, 1, 0xffff]]);
+    check("abs.s16", "h>h", &[&[0xfffe, 2], &[0x8000, 0x8000]]);
+    check("mul.lo.u16", "h,h>h", &[&[0xffff, 0xffff, 1]]);
+    check("mul.hi.u16", "h,h>h", &[&[0xffff, 0xffff, 0xfffe]]);
+    check("mul.hi.s16", "h,h>h", &[&[0xffff, 0xffff, 0], &[0xffff, 1, 0xffff]]);
+    check("mad.lo.s16", "h,h,h>h", &[&[0xffff, 2, 3, 1]]);
+    check("mad.lo.u64", "d,d,d>d", &[&[1 << 40, 1 << 30, 5, 5]]);
+    check("rem.s16", "h,h>h", &[&[0xfff9, 4, 0xfffd]]);
+    check("min.s16", "h,h>h", &[&[0xffff, 1, 0xffff]]);
+    check("max.u16", "h,h>h", &[&[0xffff, 1, 0xffff]]);
+}

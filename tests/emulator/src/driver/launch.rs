@@ -97,8 +97,7 @@ api! {
             parameters: Parameters(parameters).read(&module.kernels[*kernel].parameters)?,
         };
         let size = grid.iter().map(|&side| u64::from(side)).product::<u64>();
-        let only = driver.blocks.filter(|&(first, _)| first < size);
-        let blocks = only.map(|(first, count)| (first, first.saturating_add(count).min(size)));
+        let blocks = driver.blocks.filter(|&(first, _)| first < size);
         driver.submit(stream, Work::Launch { launch: Arc::new(launch), blocks })
     }
 }

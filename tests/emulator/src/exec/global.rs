@@ -34,7 +34,8 @@ fn shape(addresses: &Doubles, size: usize, active: u32) -> Shape {
 /// Distinct sectors.
 fn sectors(addresses: &Doubles, size: usize, active: u32, shape: Shape) -> u64 {
     let first = addresses[active.trailing_zeros() as usize];
-    let span = |from: u64, len: u64| (from + len - 1) / SECTOR - from / SECTOR + 1;
+    // An address at the very end faults later.
+    let span = |from: u64, len: u64| from.saturating_add(len - 1) / SECTOR - from / SECTOR + 1;
     match shape {
         Shape::Row => span(first, (size * LANES) as u64),
         Shape::Uniform => span(first, size as u64),

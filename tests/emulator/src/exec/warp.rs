@@ -8,7 +8,7 @@ use crate::memory::{Bits, Event, Events, Known};
 use crate::ptx::code::{Bank, Code, Operation, Register, Special};
 
 /// Instructions of one warp in one block, after which it is held to run for ever.
-const RUNAWAY: u64 = 1 << 28;
+const RUNAWAY: u64 = 1 << 26;
 
 /// What a fragment waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,34 +209,43 @@ impl Warp {
 
     /// Runs up to `budget` instructions. On an error, also which instruction.
     pub(super) fn run(&mut self, block: &mut Block<'_>, budget: u64) -> Result<Progress, (u32, Problem)> {
-        let mut budget = budget;
+        // Not for ever in one go, so that a runaway loop is noticed.
+        let mut budget = budget.min(RUNAWAY - self.steps.min(RUNAWAY));
+        self.steps += budget;
         loop {
             let behind = (0..self.fragments.len())
                 .filter(|i| self.fragments[*i].wait == Wait::Nothing)
                 .min_by_key(|i| self.fragments[*i].at);
-            let Some(behind) = behind else { return self.resting(block) };
+            let Some(behind) = behind else {
+                self.steps -= budget;
+                return self.resting(block);
+            };
             let mut now = self.fragments.swap_remove(behind);
             while now.lanes != 0 {
                 if !self.fragments.is_empty() && !self.meet(&mut now) || budget == 0 {
                     break;
                 }
                 budget -= 1;
-                self.steps += 1;
                 block.counts.instructions += 1;
                 self.step(block, &mut now).map_err(|problem| (now.at, problem))?;
-            }
-            if self.steps > RUNAWAY {
-                let lane = now.lanes.trailing_zeros() as usize % LANES;
-                let detail = format!("still running after {RUNAWAY} instructions");
-                return Err((now.at, Problem { kind: FaultKind::Trap, lane, detail }));
             }
             if now.lanes != 0 {
                 self.fragments.push(now);
             }
             if budget == 0 {
-                return Ok(Progress::Running);
+                return self.pause(now);
             }
         }
+    }
+
+    /// Another warp's turn, unless this one's are used up.
+    fn pause(&self, now: Fragment) -> Result<Progress, (u32, Problem)> {
+        if self.steps < RUNAWAY {
+            return Ok(Progress::Running);
+        }
+        let lane = now.lanes.trailing_zeros() as usize % LANES;
+        let detail = format!("still running after {RUNAWAY} instructions");
+        Err((now.at, Problem { kind: FaultKind::Trap, lane, detail }))
     }
 
     /// Takes in the fragments that are where this one is. False where another one that can run is behind it.

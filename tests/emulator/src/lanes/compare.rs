@@ -58,7 +58,7 @@ macro_rules! float {
 }
 
 /// The comparison `how` of two values of `kind`, both as PTX spells them.
-#[allow(clippy::neg_cmp_op_on_partial_ord)] // the unordered forms are these
+#[allow(clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)] // NaN
 pub(crate) fn compare(how: &str, kind: &str) -> Option<Entry> {
     let unsigned = match how {
         "lo" => "lt",

@@ -21,19 +21,29 @@ macro_rules! from_integer {
     };
 }
 
-/// Out of range clamps and NaN becomes 0 (PTX ISA, cvt), as with Rust's `as`.
+/// Out of range clamps, as Rust's `as` does. NaN becomes 0, or the highest bit alone where either side is of 64 bits (PTX
+/// ISA 9.0, cvt).
 macro_rules! to_integer {
-    ($from:ty, $how:expr, $round:expr) => {{
+    ($from:ty, $how:expr, $round:expr) => {
         Some(match $how {
-            "u16" => op!(|a: $from| -> u16 { $round(a) as u16 }),
-            "s16" => op!(|a: $from| -> i16 { $round(a) as i16 }),
-            "u32" => op!(|a: $from| -> u32 { $round(a) as u32 }),
-            "s32" => op!(|a: $from| -> i32 { $round(a) as i32 }),
-            "u64" => op!(|a: $from| -> u64 { $round(a) as u64 }),
-            "s64" => op!(|a: $from| -> i64 { $round(a) as i64 }),
+            "u16" => to_integer!(@ $from, u16, $round),
+            "s16" => to_integer!(@ $from, i16, $round),
+            "u32" => to_integer!(@ $from, u32, $round),
+            "s32" => to_integer!(@ $from, i32, $round),
+            "u64" => to_integer!(@ $from, u64, $round),
+            "s64" => to_integer!(@ $from, i64, $round),
             _ => return None,
         })
-    }};
+    };
+    (@ $from:ty, $to:ty, $round:expr) => {
+        op!(|a: $from| -> $to {
+            if a.is_nan() && size_of::<$from>().max(size_of::<$to>()) == 8 {
+                1 << (<$to>::BITS - 1)
+            } else {
+                $round(a) as $to
+            }
+        })
+    };
 }
 
 fn saturate(a: f32) -> f32 {

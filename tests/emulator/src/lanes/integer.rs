@@ -26,12 +26,12 @@ pub(super) fn find(opcode: &str) -> Option<Entry> {
         "mul.lo.u16" | "mul.lo.s16" => op!(|a: u16, b: u16| -> u16 { a.wrapping_mul(b) }),
         "mul.lo.u32" | "mul.lo.s32" => op!(|a: u32, b: u32| -> u32 { a.wrapping_mul(b) }),
         "mul.lo.u64" | "mul.lo.s64" => op!(|a: u64, b: u64| -> u64 { a.wrapping_mul(b) }),
-        "mul.hi.u16" => op!(|a: u16, b: u16| -> u16 { (u32::from(a) * u32::from(b) >> 16) as u16 }),
-        "mul.hi.s16" => op!(|a: i16, b: i16| -> i16 { (i32::from(a) * i32::from(b) >> 16) as i16 }),
-        "mul.hi.u32" => op!(|a: u32, b: u32| -> u32 { (u64::from(a) * u64::from(b) >> 32) as u32 }),
-        "mul.hi.s32" => op!(|a: i32, b: i32| -> i32 { (i64::from(a) * i64::from(b) >> 32) as i32 }),
-        "mul.hi.u64" => op!(|a: u64, b: u64| -> u64 { (u128::from(a) * u128::from(b) >> 64) as u64 }),
-        "mul.hi.s64" => op!(|a: i64, b: i64| -> i64 { (i128::from(a) * i128::from(b) >> 64) as i64 }),
+        "mul.hi.u16" => op!(|a: u16, b: u16| -> u16 { ((u32::from(a) * u32::from(b)) >> 16) as u16 }),
+        "mul.hi.s16" => op!(|a: i16, b: i16| -> i16 { ((i32::from(a) * i32::from(b)) >> 16) as i16 }),
+        "mul.hi.u32" => op!(|a: u32, b: u32| -> u32 { ((u64::from(a) * u64::from(b)) >> 32) as u32 }),
+        "mul.hi.s32" => op!(|a: i32, b: i32| -> i32 { ((i64::from(a) * i64::from(b)) >> 32) as i32 }),
+        "mul.hi.u64" => op!(|a: u64, b: u64| -> u64 { ((u128::from(a) * u128::from(b)) >> 64) as u64 }),
+        "mul.hi.s64" => op!(|a: i64, b: i64| -> i64 { ((i128::from(a) * i128::from(b)) >> 64) as i64 }),
         "mul.wide.u16" => op!(|a: u16, b: u16| -> u32 { u32::from(a) * u32::from(b) }),
         "mul.wide.s16" => op!(|a: i16, b: i16| -> i32 { i32::from(a) * i32::from(b) }),
         "mul.wide.u32" => op!(|a: u32, b: u32| -> u64 { u64::from(a) * u64::from(b) }),
@@ -47,12 +47,12 @@ pub(super) fn find(opcode: &str) -> Option<Entry> {
         }
         "mad.hi.u32" => {
             op!(|a: u32, b: u32, c: u32| -> u32 {
-                ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c)
+                (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c)
             })
         }
         "mad.hi.s32" => {
             op!(|a: i32, b: i32, c: i32| -> i32 {
-                ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c)
+                (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c)
             })
         }
         "mad.wide.u16" => {

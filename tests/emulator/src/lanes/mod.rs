@@ -88,9 +88,9 @@ macro_rules! lane {
     };
 }
 
-lane!(u8, Byte, words, |x| x as u8, |x| u32::from(x));
+lane!(u8, Byte, words, |x| x as u8, u32::from);
 lane!(i8, Byte, words, |x| x as i8, |x| x as u32);
-lane!(u16, Half, words, |x| x as u16, |x| u32::from(x));
+lane!(u16, Half, words, |x| x as u16, u32::from);
 lane!(i16, Half, words, |x| x as i16, |x| x as u32);
 lane!(u32, Word, words, |x| x, |x| x);
 lane!(i32, Word, words, |x| x as i32, |x| x as u32);

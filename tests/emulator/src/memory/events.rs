@@ -15,8 +15,10 @@ pub(crate) struct Event {
     pub(crate) atomic: bool,
 }
 
-/// When the numbers of events start over; a tag has 27 bits for them.
-const MAX_EVENTS: usize = 1 << 26;
+/// When the numbers of events start over, at the next launch.
+const START_OVER: usize = 1 << 22;
+/// What the 27 bits of a tag can tell apart.
+const MAX_EVENTS: usize = 1 << 27;
 
 /// All events since the numbers last started over.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Default for Events {
 impl Events {
     /// True where the numbers start over, and all shadows must be forgotten.
     pub(super) fn begin_launch(&mut self) -> bool {
-        let over = self.list.len() > MAX_EVENTS;
+        let over = self.list.len() > START_OVER;
         if over {
             self.list.truncate(1);
         }
@@ -51,7 +53,7 @@ impl Events {
 
     pub(crate) fn add(&mut self, event: Event) -> u32 {
         // A launch that runs out of numbers altogether shares the last one with itself: it finds less.
-        if self.list.len() < 2 * MAX_EVENTS - 1 {
+        if self.list.len() < MAX_EVENTS {
             self.list.push(event);
         }
         self.list.len() as u32 - 1

@@ -120,7 +120,7 @@ impl Shadow {
         while at < range.end {
             let end = range.end.min((at / PAGE + 1) * PAGE);
             let page = self.page(at / PAGE);
-            if (at | end) % 4 != 0 {
+            if !(at | end).is_multiple_of(4) {
                 page.split();
             }
             let base = at / PAGE * PAGE;
@@ -145,10 +145,10 @@ impl Shadow {
         let end = start + size * LANES;
         if start / PAGE == (end - 1) / PAGE {
             let page = self.page(start / PAGE);
-            if (start | size) % 4 != 0 {
+            if !(start | size).is_multiple_of(4) {
                 page.split();
             }
-            let from = start % PAGE >> page.shift;
+            let from = (start % PAGE) >> page.shift;
             if page.touch_row(from, size >> page.shift, access, view) {
                 return Ok(());
             }
@@ -189,7 +189,8 @@ impl Page {
     /// The tag of an access without an order with this one.
     fn touch(&mut self, granule: usize, access: Access, lane: usize, view: &View<'_>) -> Result<(), u32> {
         for tag in [self.writers[granule], slot(&self.more_writers, granule)] {
-            if !view.ordered(tag, lane) && !(access == Access::Atomic && view.atomic(tag)) {
+            let fine = view.ordered(tag, lane) || access == Access::Atomic && view.atomic(tag);
+            if !fine {
                 return Err(tag);
             }
         }
@@ -224,7 +225,8 @@ impl Page {
     fn touch_row(&mut self, from: usize, size: usize, access: Access, view: &View<'_>) -> bool {
         let range = from..from + size * LANES;
         let first = view.first * LANES as u32;
-        let clear = |tags: &[u32]| tags.is_empty() || tags[range.clone()].iter().all(|tag| *tag < first);
+        let newest = |tags: &[u32]| tags.iter().fold(0, |newest, tag| newest.max(*tag));
+        let clear = |tags: &[u32]| tags.is_empty() || newest(&tags[range.clone()]) < first;
         let free = |tags: &[u32]| clear(tags) || same_threads(&tags[range.clone()], size, view);
         if access == Access::Atomic
             || !clear(&self.more_writers)
@@ -246,12 +248,28 @@ impl Page {
 fn same_threads(tags: &[u32], size: usize, view: &View<'_>) -> bool {
     let event = tags[0] / LANES as u32;
     let base = event * LANES as u32;
-    tags.chunks_exact(size)
-        .enumerate()
-        .all(|(lane, granules)| granules.iter().all(|tag| *tag == base + lane as u32))
-        && event >= view.first
-        && {
-            let event = view.events.get(event);
-            event.block == view.me.block && event.warp == view.me.warp
+    let same = match size {
+        1 => follow::<1>(tags, base),
+        2 => follow::<2>(tags, base),
+        4 => follow::<4>(tags, base),
+        _ => {
+            tags.chunks_exact(size).zip(base..).all(|(granules, tag)| granules.iter().all(|own| *own == tag))
         }
+    };
+    same && {
+        let event = view.events.get(event);
+        event.block == view.me.block && event.warp == view.me.warp
+    }
+}
+
+/// Whether these are `N` of each tag from `base` on. Without a way out early, so that it is a vector loop.
+fn follow<const N: usize>(tags: &[u32], base: u32) -> bool {
+    let (lanes, _) = tags.as_chunks::<N>();
+    let mut different = 0;
+    for (lane, granules) in (0..LANES as u32).zip(lanes) {
+        for tag in granules {
+            different |= tag ^ (base + lane);
+        }
+    }
+    different == 0
 }

@@ -27,7 +27,10 @@ pub(super) struct Variable {
 
 #[derive(Clone, Debug)]
 pub(super) enum Statement {
-    Label(String),
+    Label {
+        line: usize,
+        text: String,
+    },
     Open,
     Close,
     /// `%r<9>` declares `%r0` to `%r8`; without a count only the name itself.

@@ -66,9 +66,9 @@ pub(super) fn lower(tree: &Tree, function: &Function, globals: &[(String, Name)]
     }
     let body = function.body.as_deref().unwrap_or_default();
     lowering.externals(body)?;
-    lowering.body(body)?;
+    lowering.body(function.line, body)?;
     lowering.push(function.line, None, Operation::Exit);
-    lowering.finish()?;
+    lowering.finish(function.line)?;
     let static_shared = align(lowering.shared, lowering.dynamic_align);
     let code = lowering.code;
     Ok(Kernel { name: function.name.clone(), parameters, static_shared, code })
@@ -114,9 +114,9 @@ impl Lowering<'_> {
         self.names.declare(variable.line, &variable.name, name)
     }
 
-    fn body(&mut self, statements: &[Statement]) -> Result<()> {
+    fn body(&mut self, line: usize, statements: &[Statement]) -> Result<()> {
         if self.instance.len() == MAX_DEPTH {
-            return fail(0, "calls too deep");
+            return fail(line, "calls too deep");
         }
         self.instance.push(self.labels.len());
         self.labels.push(HashMap::new());
@@ -125,11 +125,11 @@ impl Lowering<'_> {
                 Statement::Open => self.names.open(),
                 Statement::Close => self.names.close(),
                 Statement::Variable(variable) => self.variable(variable)?,
-                Statement::Label(label) => {
+                Statement::Label { line, text } => {
                     let at = self.code.instructions.len() as u32;
                     let instance = self.instance[self.instance.len() - 1];
-                    if self.labels[instance].insert(label.clone(), at).is_some() {
-                        return fail(0, format!("{label} stands twice"));
+                    if self.labels[instance].insert(text.clone(), at).is_some() {
+                        return fail(*line, format!("{text} stands twice"));
                     }
                 }
                 Statement::Registers { line, bits, name, count } => {
@@ -234,7 +234,7 @@ impl Lowering<'_> {
             self.names.declare(formal.line, &formal.name, name)?;
         }
         self.returns.push(Vec::new());
-        self.body(function.body.as_deref().unwrap_or_default())?;
+        self.body(line, function.body.as_deref().unwrap_or_default())?;
         let end = self.code.instructions.len() as u32;
         for at in self.returns.pop().unwrap_or_default() {
             self.code.instructions[at].operation = Operation::Branch { target: end };
@@ -243,15 +243,15 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<()> {
-        for (at, instance, label, line) in std::mem::take(&mut self.branches) {
+    fn finish(&mut self, line: usize) -> Result<()> {
+        for (at, instance, label, of) in std::mem::take(&mut self.branches) {
             let Some(&target) = self.labels[instance].get(&label) else {
-                return fail(line, format!("no label {label}"));
+                return fail(of, format!("no label {label}"));
             };
             self.code.instructions[at].operation = Operation::Branch { target };
         }
         if self.code.words.max(self.code.doubles).max(self.code.predicates) > usize::from(u16::MAX) {
-            return fail(0, "too many registers");
+            return fail(line, "too many registers");
         }
         let (words, doubles) = (self.code.words as u16, self.code.doubles as u16);
         for instruction in &mut self.code.instructions {

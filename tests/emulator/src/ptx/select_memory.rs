@@ -54,12 +54,11 @@ impl Lowering<'_> {
             parts.next();
         }
         let space = space.unwrap_or(Space::Generic);
-        if !store {
-            if let Some(part) = parts.next_if_eq(&"nc")
-                && space != Space::Global
-            {
-                return unknown(part);
-            }
+        if !store
+            && let Some(part) = parts.next_if_eq(&"nc")
+            && space != Space::Global
+        {
+            return unknown(part);
         }
         // Where the cache keeps the line changes no result.
         parts.next_if(|part| {

@@ -85,7 +85,7 @@ impl Parser {
         let line = self.line();
         let opcode = self.word()?;
         if guard.is_none() && self.take(':') {
-            into.push(Statement::Label(opcode));
+            into.push(Statement::Label { line, text: opcode });
             return Ok(());
         }
         let mut operands = Vec::new();

@@ -1,7 +1,7 @@
 //! One instruction in a kernel of its own. The kernels run unchanged on a GPU.
 
 use super::{Bytes, device, download_u64, launch, upload};
-use cuda::ptx::Module;
+use fadam_emulator::ptx::Module;
 
 const OPERANDS: usize = 4;
 

@@ -1,11 +1,12 @@
 //! A device, and launches on it.
 #![allow(dead_code, unreachable_pub)] // each test uses its part
 
+pub mod fixture;
 pub mod instruction;
 
-use cuda::exec::{Counts, Fault, Launch, run};
-use cuda::memory::Memory;
-use cuda::ptx::Module;
+use fadam_emulator::exec::{Counts, Fault, Launch, run};
+use fadam_emulator::memory::Memory;
+use fadam_emulator::ptx::Module;
 
 /// Where the addresses of the tests' device begin.
 pub const BASE: u64 = 0x7_0000_0000;

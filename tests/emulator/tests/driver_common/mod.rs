@@ -6,7 +6,7 @@ use std::ptr::{null, null_mut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 // Links the library: its C functions are declared below.
-use cuda as _;
+use fadam_emulator as _;
 
 pub(crate) type Handle = *mut c_void;
 
