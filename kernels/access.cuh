@@ -2,15 +2,22 @@
 // are global memory: the instructions are named.
 #ifndef FADAM_ACCESS_CUH
 #define FADAM_ACCESS_CUH
+#include "args.h"
 #include "element.cuh"
 
 typedef unsigned long long u64;
 
 /// A struct, or an array of them, in device memory.
 template <class T> __device__ __forceinline__ T *global(u64 address) {
-    T *pointer = (T *)address;
-    __builtin_assume(__isGlobal(pointer));
-    return pointer;
+    return (T *)__cvta_global_to_generic(address);
+}
+
+/// The thread's place in its warp, asked for where it is wanted: known from before a loop, it would hold a register
+/// through all of it.
+__device__ __forceinline__ unsigned int lane_in_warp() {
+    unsigned int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread % FADAM_WARP;
 }
 
 __device__ __forceinline__ float load_f32(u64 address) {

@@ -30,14 +30,13 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs 
 #if FADAM_NORMS
         LaneSum gradients, updates, parameters;
 #endif
-        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
-            Share mine(chunk, row);
+        for (; chunk.rest > 0; chunk.next_row()) {
             float g[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR], v[FADAM_VECTOR], vmax[FADAM_VECTOR] = {};
-            mine.load_gradient(chunk, g);
-            mine.load(chunk.parameter, p);
-            mine.load(chunk.exp_avg, m);
-            mine.load(chunk.exp_avg_sq, v);
-            if (amsgrad) mine.load(chunk.max_exp_avg_sq, vmax);
+            chunk.load(chunk.parameter, p);
+            chunk.load(chunk.exp_avg, m);
+            chunk.load(chunk.exp_avg_sq, v);
+            if (amsgrad) chunk.load(chunk.max_exp_avg_sq, vmax);
+            chunk.load_gradient(g);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
@@ -48,10 +47,10 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs 
                 adam(step, g[k], &p[k], &m[k], &v[k], &vmax[k]);
 #endif
             }
-            mine.store(chunk.parameter, p);
-            mine.store(chunk.exp_avg, m);
-            mine.store(chunk.exp_avg_sq, v);
-            if (amsgrad) mine.store(chunk.max_exp_avg_sq, vmax);
+            chunk.store(chunk.parameter, p);
+            chunk.store(chunk.exp_avg, m);
+            chunk.store(chunk.exp_avg_sq, v);
+            if (amsgrad) chunk.store(chunk.max_exp_avg_sq, vmax);
         }
 #if FADAM_NORMS
         if (!global<const Settings>(args.settings)->reads_gradients) gradients.keep(args.partials[0], chunk);

@@ -35,13 +35,12 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam(StepArgs
 #if FADAM_NORMS
         LaneSum gradients, parameters;
 #endif
-        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
-            Share mine(chunk, row);
+        for (; chunk.rest > 0; chunk.next_row()) {
             float g[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
-            mine.load_gradient(chunk, g);
-            mine.load(chunk.parameter, p);
-            mine.load(chunk.exp_avg, m);
-            mine.load(chunk.exp_avg_sq, s);
+            chunk.load(chunk.parameter, p);
+            chunk.load(chunk.exp_avg, m);
+            chunk.load(chunk.exp_avg_sq, s);
+            chunk.load_gradient(g);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
@@ -54,9 +53,9 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam(StepArgs
                 updates.add_square(k, delta);
 #endif
             }
-            mine.store(chunk.parameter, p);
-            mine.store(chunk.exp_avg, m);
-            mine.store(chunk.exp_avg_sq, s);
+            chunk.store(chunk.parameter, p);
+            chunk.store(chunk.exp_avg, m);
+            chunk.store(chunk.exp_avg_sq, s);
         }
 #if FADAM_KAPPA || FADAM_NORMS
         updates.keep(args.partials[1], chunk);
@@ -89,15 +88,14 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_correct(
         Chunk chunk = locate(args, index);
         const FAdamStep step = global<const FAdamStep>(args.scalars)[chunk.task_index];
         float back = (float)(global<const FAdamHyper>(args.hypers)[chunk.group].lr * (1.0 - control.update_clip));
-        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
-            Share mine(chunk, row);
+        for (; chunk.rest > 0; chunk.next_row()) {
             float p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
-            mine.load(chunk.parameter, p);
-            mine.load(chunk.exp_avg, m);
-            mine.load(chunk.exp_avg_sq, s);
+            chunk.load(chunk.parameter, p);
+            chunk.load(chunk.exp_avg, m);
+            chunk.load(chunk.exp_avg_sq, s);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) fadam_correct(step, back, &p[k], m[k], s[k]);
-            mine.store(chunk.parameter, p);
+            chunk.store(chunk.parameter, p);
         }
     }
 }
@@ -112,12 +110,11 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(
 #if FADAM_NORMS
         LaneSum gradients;
 #endif
-        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
-            Share mine(chunk, row);
+        for (; chunk.rest > 0; chunk.next_row()) {
             float g[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
-            mine.load_gradient(chunk, g);
-            mine.load(chunk.exp_avg, m);
-            mine.load(chunk.exp_avg_sq, s);
+            chunk.load(chunk.exp_avg, m);
+            chunk.load(chunk.exp_avg_sq, s);
+            chunk.load_gradient(g);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
@@ -126,8 +123,8 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(
                 fadam_moments(step, g[k], &m[k], &s[k]);
                 updates.add_square(k, fadam_delta(step, m[k], s[k]));
             }
-            mine.store(chunk.exp_avg, m);
-            mine.store(chunk.exp_avg_sq, s);
+            chunk.store(chunk.exp_avg, m);
+            chunk.store(chunk.exp_avg_sq, s);
         }
         updates.keep(args.partials[1], chunk);
 #if FADAM_NORMS
@@ -147,12 +144,11 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_apply(St
 #if FADAM_NORMS
         LaneSum parameters;
 #endif
-        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
-            Share mine(chunk, row);
+        for (; chunk.rest > 0; chunk.next_row()) {
             float p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
-            mine.load(chunk.parameter, p);
-            mine.load(chunk.exp_avg, m);
-            mine.load(chunk.exp_avg_sq, s);
+            chunk.load(chunk.parameter, p);
+            chunk.load(chunk.exp_avg, m);
+            chunk.load(chunk.exp_avg_sq, s);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
@@ -160,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_apply(St
 #endif
                 fadam_apply(step, clip, &p[k], m[k], s[k]);
             }
-            mine.store(chunk.parameter, p);
+            chunk.store(chunk.parameter, p);
         }
 #if FADAM_NORMS
         parameters.keep(args.partials[2], chunk);

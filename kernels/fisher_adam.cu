@@ -32,12 +32,11 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_su
         const FisherAdamDamping damping = global<const FisherAdamScalars>(args.scalars)[chunk.task_index].damping;
         const bool decay = step.flags & FADAM_WEIGHT_DECAY;
         LaneSum natural, decayed;
-        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
-            Share mine(chunk, row);
+        for (; chunk.rest > 0; chunk.next_row()) {
             float grad[FADAM_VECTOR], f[FADAM_VECTOR], p[FADAM_VECTOR] = {};
-            mine.load_gradient(chunk, grad);
-            mine.load(chunk.exp_avg_sq, f);
-            if (decay) mine.load(chunk.parameter, p);
+            chunk.load(chunk.exp_avg_sq, f);
+            if (decay) chunk.load(chunk.parameter, p);
+            chunk.load_gradient(grad);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
                 float g = fisher_adam_fisher(step, grad[k], &f[k]);
@@ -45,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_su
                 natural.add_square(k, div_or_zero(g, d));
                 if (decay) decayed.add_square(k, div_or_zero(p[k], d));
             }
-            mine.store(chunk.exp_avg_sq, f);
+            chunk.store(chunk.exp_avg_sq, f);
         }
         natural.keep(args.partials[1], chunk);
         decayed.keep(args.partials[2], chunk);
@@ -75,13 +74,12 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_ap
 #if FADAM_NORMS
         LaneSum updates, parameters;
 #endif
-        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
-            Share mine(chunk, row);
+        for (; chunk.rest > 0; chunk.next_row()) {
             float g[FADAM_VECTOR], f[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR];
-            mine.load_gradient(chunk, g);
-            mine.load(chunk.exp_avg_sq, f);
-            mine.load(chunk.parameter, p);
-            mine.load(chunk.exp_avg, m);
+            chunk.load(chunk.exp_avg_sq, f);
+            chunk.load(chunk.parameter, p);
+            chunk.load(chunk.exp_avg, m);
+            chunk.load_gradient(g);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
@@ -91,8 +89,8 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_ap
                 fisher_adam_apply(scalars.step, scalars.damping, scalars.clip, g[k], f[k], &p[k], &m[k]);
 #endif
             }
-            mine.store(chunk.parameter, p);
-            mine.store(chunk.exp_avg, m);
+            chunk.store(chunk.parameter, p);
+            chunk.store(chunk.exp_avg, m);
         }
 #if FADAM_NORMS
         updates.keep(args.partials[1], chunk);

@@ -1,18 +1,22 @@
 // Sums of squares over all gradients, and a global norm on its own.
 #include "finalize.cuh"
 
+/// One array alone keeps the memory busy only if several of its rows are under way.
+#define NORM_ROWS 4
+
 /// Partial sums of (g / grad_scale)^2, one a chunk, into partials[0]. Reads 4 bytes a parameter (2 of bf16).
 extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) norm_partial(StepArgs args) {
     float scale = (float)(1.0 / global<const Settings>(args.settings)->grad_scale);
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
         LaneSum sum;
-#pragma unroll 4
-        for (unsigned int row = 0; row < chunk.len; row += FADAM_LANES) {
-            float g[FADAM_VECTOR];
-            Share(chunk, row).load_gradient(chunk, g);
+        while (chunk.rest > 0) {
+            float g[NORM_ROWS][FADAM_VECTOR];
+            chunk.take_gradients(g);
 #pragma unroll
-            for (unsigned int k = 0; k < FADAM_VECTOR; k++) sum.add_square(k, g[k] * scale);
+            for (unsigned int row = 0; row < NORM_ROWS; row++)
+#pragma unroll
+                for (unsigned int k = 0; k < FADAM_VECTOR; k++) sum.add_square(k, g[row][k] * scale);
         }
         sum.keep(args.partials[0], chunk);
     }

@@ -13,13 +13,63 @@
 #define FADAM_VECTOR (FADAM_LANES / FADAM_WARP)
 #define FADAM_WHOLE_WARP 0xffffffffu
 
-/// The chunk that a warp works on: where it begins in each of its tensor's arrays.
+/// The chunk that a warp works on, as one of its threads sees it: a share of FADAM_VECTOR elements of each row, or what
+/// is left of them. One address an array and one count move on row by row, because that takes the fewest registers.
 struct Chunk {
     u64 index;      // in the row of all chunks
     u64 task_index; // of its tensor
-    unsigned int len, group;
-    bool vector, bf16_gradient;
-    u64 parameter, gradient, exp_avg, exp_avg_sq, max_exp_avg_sq;
+    unsigned int group;
+    unsigned int rest;        // elements from this thread's share on, to the chunk's end; 0 beyond it
+    unsigned int vector_rest; // what `rest` must be at least for vector accesses
+    bool bf16_gradient;
+    u64 parameter, gradient, exp_avg, exp_avg_sq, max_exp_avg_sq; // of the share, in each array
+
+    __device__ __forceinline__ void next_row() {
+        rest = rest > FADAM_LANES ? rest - FADAM_LANES : 0;
+        parameter += FADAM_LANES * sizeof(float);
+        gradient += FADAM_LANES * (bf16_gradient ? sizeof(unsigned short) : sizeof(float));
+        exp_avg += FADAM_LANES * sizeof(float);
+        exp_avg_sq += FADAM_LANES * sizeof(float);
+        max_exp_avg_sq += FADAM_LANES * sizeof(float);
+    }
+
+    __device__ __forceinline__ void load(u64 address, float *into) const {
+        if (rest >= vector_rest) return load_4_f32(address, into);
+#pragma unroll
+        for (unsigned int k = 0; k < FADAM_VECTOR; k++)
+            into[k] = k < rest ? load_f32(address + k * sizeof(float)) : 0.0f;
+    }
+
+    __device__ __forceinline__ void store(u64 address, const float *from) const {
+        if (rest >= vector_rest) return store_4_f32(address, from);
+#pragma unroll
+        for (unsigned int k = 0; k < FADAM_VECTOR; k++)
+            if (k < rest) store_f32(address + k * sizeof(float), from[k]);
+    }
+
+    /// To be called after `load`: to widen bf16 waits for it, and the other loads should be under way by then.
+    __device__ __forceinline__ void load_gradient(float *into) const {
+        if (!bf16_gradient) return load(gradient, into);
+        if (rest >= vector_rest) return load_4_bf16(gradient, into);
+#pragma unroll
+        for (unsigned int k = 0; k < FADAM_VECTOR; k++)
+            into[k] = k < rest ? load_bf16(gradient + k * sizeof(unsigned short)) : 0.0f;
+    }
+
+    /// The gradients of this row and the next ones, and moves on behind them: loads that are under way together.
+    template <unsigned int rows> __device__ __forceinline__ void take_gradients(float (&into)[rows][FADAM_VECTOR]) {
+        const bool vector = rest >= vector_rest + (rows - 1) * FADAM_LANES;
+        if (vector && bf16_gradient) {
+#pragma unroll
+            for (unsigned int row = 0; row < rows; row++, next_row()) load_4_bf16(gradient, into[row]);
+        } else if (vector) {
+#pragma unroll
+            for (unsigned int row = 0; row < rows; row++, next_row()) load_4_f32(gradient, into[row]);
+        } else {
+#pragma unroll
+            for (unsigned int row = 0; row < rows; row++, next_row()) load_gradient(into[row]);
+        }
+    }
 };
 
 /// The last task whose first chunk is not beyond `chunk`: an empty tensor shares its own with the next one.
@@ -41,10 +91,13 @@ __device__ __forceinline__ Chunk locate(const StepArgs &args, u64 index) {
     chunk.index = index;
     chunk.task_index = find_task(args, index);
     const Task &task = global<const Task>(args.tasks)[chunk.task_index];
-    const u64 start = (index - task.first_chunk) * FADAM_CHUNK, rest = task.len - start;
-    chunk.len = rest < FADAM_CHUNK ? (unsigned int)rest : FADAM_CHUNK;
+    const u64 chunk_start = (index - task.first_chunk) * FADAM_CHUNK, left = task.len - chunk_start;
+    const unsigned int len = left < FADAM_CHUNK ? (unsigned int)left : FADAM_CHUNK;
+    const unsigned int share = lane_in_warp() * FADAM_VECTOR;
+    const u64 start = chunk_start + share;
     chunk.group = task.group;
-    chunk.vector = task.flags & FADAM_TASK_VECTOR;
+    chunk.rest = len > share ? len - share : 0;
+    chunk.vector_rest = task.flags & FADAM_TASK_VECTOR ? FADAM_VECTOR : FADAM_CHUNK + 1; // never
     chunk.bf16_gradient = task.flags & FADAM_TASK_BF16_GRADIENT;
     chunk.parameter = task.parameter + start * sizeof(float);
     chunk.gradient = task.gradient + start * (chunk.bf16_gradient ? sizeof(unsigned short) : sizeof(float));
@@ -55,46 +108,10 @@ __device__ __forceinline__ Chunk locate(const StepArgs &args, u64 index) {
 }
 
 /// The first chunk of this warp, and the stride to its next.
-__device__ __forceinline__ u64 first_chunk() { return ((u64)blockIdx.x * blockDim.x + threadIdx.x) / FADAM_WARP; }
-__device__ __forceinline__ u64 chunk_stride() { return (u64)gridDim.x * blockDim.x / FADAM_WARP; }
-
-/// A thread's share of one row: `count` elements of the chunk from `start` on, FADAM_VECTOR at most, perhaps none.
-struct Share {
-    unsigned int start, count;
-    bool vector;
-
-    __device__ __forceinline__ Share(const Chunk &chunk, unsigned int row) {
-        start = row + threadIdx.x % FADAM_WARP * FADAM_VECTOR;
-        unsigned int rest = start < chunk.len ? chunk.len - start : 0;
-        count = rest < FADAM_VECTOR ? rest : FADAM_VECTOR;
-        vector = chunk.vector && count == FADAM_VECTOR;
-    }
-
-    __device__ __forceinline__ void load(u64 array, float *into) const {
-        u64 address = array + start * sizeof(float);
-        if (vector) return load_4_f32(address, into);
-#pragma unroll
-        for (unsigned int k = 0; k < FADAM_VECTOR; k++)
-            into[k] = k < count ? load_f32(address + k * sizeof(float)) : 0.0f;
-    }
-
-    __device__ __forceinline__ void store(u64 array, const float *from) const {
-        u64 address = array + start * sizeof(float);
-        if (vector) return store_4_f32(address, from);
-#pragma unroll
-        for (unsigned int k = 0; k < FADAM_VECTOR; k++)
-            if (k < count) store_f32(address + k * sizeof(float), from[k]);
-    }
-
-    __device__ __forceinline__ void load_gradient(const Chunk &chunk, float *into) const {
-        if (!chunk.bf16_gradient) return load(chunk.gradient, into);
-        u64 address = chunk.gradient + start * sizeof(unsigned short);
-        if (vector) return load_4_bf16(address, into);
-#pragma unroll
-        for (unsigned int k = 0; k < FADAM_VECTOR; k++)
-            into[k] = k < count ? load_bf16(address + k * sizeof(unsigned short)) : 0.0f;
-    }
-};
+__device__ __forceinline__ u64 first_chunk() {
+    return ((u64)blockIdx.x * FADAM_SWEEP_THREADS + threadIdx.x) / FADAM_WARP;
+}
+__device__ __forceinline__ u64 chunk_stride() { return (u64)gridDim.x * FADAM_SWEEP_THREADS / FADAM_WARP; }
 
 /// A sum over the chunk, four of its FADAM_LANES lanes a thread.
 struct LaneSum {
@@ -118,7 +135,7 @@ struct LaneSum {
         for (unsigned int width = FADAM_VECTOR / 2; width > 0; width /= 2)
 #pragma unroll
             for (unsigned int k = 0; k < width; k++) lanes[k] += lanes[k + width];
-        if (threadIdx.x % FADAM_WARP == 0) global<float>(partials)[chunk.index] = lanes[0];
+        if (lane_in_warp() == 0) global<float>(partials)[chunk.index] = lanes[0];
     }
 };
 

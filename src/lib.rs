@@ -1,6 +1,6 @@
 //! Fused optimizer steps for people who train neural networks in Rust: [`FAdam`] (Adam seen as natural gradient
 //! descent), [`Adam`] and AdamW, Hwang's [`FisherAdam`], and a two-pass [`global_norm`]. As fast as memory allows, and
-//! **the same bits on every instruction set and thread count**.
+//! **the same bits on every device, instruction set and thread count**.
 //!
 //! ```
 //! use fadam::{FAdam, Optimizer, Update};
@@ -21,6 +21,28 @@
 //!     println!("{step}: |g| = {:?}, skipped: {}", report.grad_norm, report.skipped);
 //! }
 //! # Ok::<(), fadam::Error>(())
+//! ```
+//!
+//! On an NVIDIA GPU (feature `cuda`, on by default) the tensors are cudarc's, and the optimizer works on a stream of yours,
+//! or on a device's default one:
+//!
+//! ```no_run
+//! # // needs a GPU
+//! # #[cfg(feature = "cuda")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use fadam::cuda::cudarc::driver::CudaContext;
+//! use fadam::{FAdam, Optimizer, Update};
+//!
+//! let stream = CudaContext::new(0)?.new_stream()?;
+//! let (mut weight, gradient) = (stream.clone_htod(&[0.5_f32; 4])?, stream.clone_htod(&[0.1_f32; 4])?);
+//! let mut optimizer = Optimizer::builder(FAdam::default()).stream(stream).build()?;
+//! let w = optimizer.register("w", 4)?;
+//! optimizer.step(&mut [Update::new(w, &mut weight, &gradient)])?; // launched, not waited for
+//! println!("{:?}", optimizer.report()?.grad_norm);                // waited for
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "cuda"))]
+//! # fn main() {}
 //! ```
 //!
 //! With the feature `candle`, [`candle`] holds each algorithm as a `candle_nn::Optimizer`.
@@ -50,10 +72,10 @@
 //! # What a step does
 //!
 //! ```text
-//! your tensors ──► Optimizer::step ──► backend ──────────────► your tensors, in place
-//!  Update::new      checks everything    norm_partial            moments stay with the optimizer
-//!                   before the first     adam | fadam | ...      Report on request
-//!                   byte changes         by chunks of 4096
+//! your tensors ──► Optimizer::step ──► backend: CPU or GPU ──► your tensors, in place
+//!  Update::new      checks everything    norm_partial            moments stay with the optimizer,
+//!                   before the first     adam | fadam | ...      where the tensors are
+//!                   byte changes         by chunks of 4096       Report on request
 //! ```
 //!
 //! 1. Every [`Update`] is checked: the parameter is known and occurs once, lengths and types fit, nothing overlaps.
@@ -62,8 +84,14 @@
 //! 3. One sweep updates parameters and moments; [`FAdam`] with κ and [`FisherAdam`] may take another (each page says
 //!    when). Unscaling and clipping happen in it, in registers: gradients are never rewritten.
 //!
-//! Gradients are f32 or bf16, parameters f32, in any mix of lengths. A step allocates nothing, forks once a sweep in the
-//! caller's rayon pool, and stays on the calling thread where that is faster.
+//! Gradients are f32 or bf16, parameters f32, in any mix of lengths. On the CPU a step allocates nothing, forks once a sweep
+//! in the caller's rayon pool, and stays on the calling thread where that is faster. On a GPU a sweep is one launch over
+//! all tensors, what is decided between sweeps is decided on the device, and nothing in a step waits for it.
+//!
+//! # Without a GPU
+//!
+//! [`Device::best`] is the CPU where there is no NVIDIA driver or no device, and an error, never a panic, where there is one
+//! that does not work. `cargo run --release --example doctor` tells what a machine has and lacks.
 //!
 //! # Numerics
 //!

@@ -1,9 +1,9 @@
 //! The promise: the same inputs give the same bits. (This module holds text alone.)
 //!
 //! On one thread or sixty-four, on AVX-512, AVX2, NEON or plain scalar code, with the work cut wherever a thread pool
-//! likes to cut it. A CPU in continuous integration so proves what every other machine computes. NaNs compare equal to
-//! NaNs: their payloads are not part of the promise. Outside it: [`FisherAdam`](crate::FisherAdam) with ρ ≠ ½ on another
-//! device than a CPU, since it needs a `pow`.
+//! likes to cut it, on an NVIDIA GPU. A CPU in continuous integration so proves what every other machine computes. NaNs
+//! compare equal to NaNs: their payloads are not part of the promise. Outside it: [`FisherAdam`](crate::FisherAdam) with
+//! ρ ≠ ½ on a GPU, since it needs a `pow`: there it agrees to f32 rounding.
 //!
 //! It costs nothing: a step is bound by memory, and exact division and square root hide behind that.
 //!
@@ -11,8 +11,9 @@
 //!
 //! IEEE-754 binary32, round to nearest even, subnormals kept. Only `+ − × ÷ √ fma`, comparison and selection, and
 //! conversions; no reciprocal approximations, no reassociation, no flush to zero. Each algorithm is written once as a
-//! numbered sequence of such operations in `kernels/*.cuh`; the CPU code follows it line by line, and a test compares the
-//! two, the former compiled by a C++ compiler, bit for bit.
+//! numbered sequence of such operations in `kernels/*.cuh`, which the GPU runs; the CPU code follows it line by line.
+//! Tests compare the two bit for bit: compiled by a C++ compiler, and as NVRTC's PTX for three architectures executed by
+//! an emulated driver. NVRTC is told not to fuse, and to divide and take roots exactly; its PTX then names every rounding.
 //!
 //! Moments are interpolated about the old value, `m ← fma(1−β1, g−m, m)` and `v ← fma(1−β2, fma(g, g, −v), v)`, which
 //! drifts least for β near 1; for β < ½ about the new one, `m ← fma(β1, m−g, g)` and `v ← fma(β2, v−g², g²)`, which is

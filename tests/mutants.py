@@ -6,6 +6,8 @@ runs the tests that compare values and refusals. Exits with 1 if a mutant surviv
 
     python3 tests/mutants.py            all, about two seconds each
     python3 tests/mutants.py M1 fold    those whose name contains one of the words
+
+Mutants of the CUDA path, "cuda ...", are noticed on a GPU, real or emulated: `bash .ci/test mutants` sets that up.
 """
 
 import os
@@ -18,10 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "target" / "mutants"
 TREE = WORK / "tree"
-PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "examples", "benches", "tests"]
+PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "docs", "examples", "benches", "tests"]
 # The quick ones first: cargo stops at the first that fails.
 TESTS = ["bad_input", "edge_cases", "geometry", "speculation", "lost", "no_alloc", "properties", "oracle"]
-LIMIT = 120  # seconds; a mutant that hangs is noticed too
+CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
+LIMIT = 300  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
 SCALARS, ADAM_S, FADAM_S, FISHER_S = (f"src/algorithm/{name}.rs" for name in ("mod", "adam", "fadam", "fisher_adam"))
@@ -196,6 +199,66 @@ MUTANTS = [
     ("last row left out", KERNEL, "if rest > 0 {", "if rest > 1 {"),
 ]
 
+SWEEP, FINALIZE, NORM_CU, ADAM_CU, FADAM_CU, FISHER_CU = (
+    f"kernels/{name}" for name in ("sweep.cuh", "finalize.cuh", "norm.cu", "adam.cu", "fadam.cu", "fisher_adam.cu"))
+CUDA, TABLE, LAUNCH, BUFFER, TENSOR = (f"src/cuda/{name}.rs" for name in ("mod", "table", "step", "buffer", "tensor"))
+BARRIER = "    __syncthreads();\n"
+WRITE_SLICE = """impl<T: Element> Writable for CudaSlice<T> {
+    fn stream(&self) -> &Arc<CudaStream> {
+        DeviceSlice::stream(self)
+    }
+    fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
+"""
+
+CUDA_MUTANTS = [
+    # Barriers
+    ("cuda barrier: sums before they are added", FINALIZE, "fold_tasks(args, 0);\n    " + BARRIER, "fold_tasks(args, 0);\n"),
+    ("cuda barrier: before the coefficient is read", FINALIZE, BARRIER + "    *clip", "    *clip"),
+    ("cuda barrier: sums before norms are kept", FINALIZE, "fold_tasks(args, 2);\n" + BARRIER, "fold_tasks(args, 2);\n"),
+    ("cuda barrier: kappa decides", FADAM_CU, BARRIER, ""),
+    ("cuda barrier: the clip of FisherAdam", FISHER_CU, BARRIER, ""),
+    ("cuda barrier: the global norm", NORM_CU, BARRIER, ""),
+    # Masks
+    ("cuda mask: fold of lanes", SWEEP, "__shfl_down_sync(FADAM_WHOLE_WARP,", "__shfl_down_sync(0x0000ffff,"),
+    ("cuda mask: fold of chunks", FINALIZE, "__shfl_down_sync(FADAM_WHOLE_WARP,", "__shfl_down_sync(0x7fffffff,"),
+    ("cuda mask: every lane keeps the sum", SWEEP, "if (lane_in_warp() == 0) global<float>(partials)", "global<float>(partials)"),
+    # Bounds
+    ("cuda bounds: of a store", SWEEP, "if (k < rest) store_f32(", "store_f32("),
+    ("cuda bounds: of a load", SWEEP, "into[k] = k < rest ? load_f32(address + k * sizeof(float)) : 0.0f;",
+     "into[k] = load_f32(address + k * sizeof(float));"),
+    ("cuda bounds: of a bf16 load", SWEEP, "into[k] = k < rest ? load_bf16(gradient + k * sizeof(unsigned short)) : 0.0f;",
+     "into[k] = load_bf16(gradient + k * sizeof(unsigned short));"),
+    ("cuda bounds: of the partials", FINALIZE, "if (i < count) lanes[k]", "lanes[k]"),
+    ("cuda bounds: the last element", SWEEP, "chunk.rest = len > share ? len - share : 0;",
+     "chunk.rest = len > share + 1 ? len - share : 0;"),
+    ("cuda bounds: vectors of misaligned tensors", TABLE, "address.is_multiple_of(4 * dtype.size() as u64)",
+     "address.is_multiple_of(dtype.size() as u64)"),
+    ("cuda bounds: 32-bit indices", SWEEP, "const u64 chunk_start = (index - task.first_chunk) * FADAM_CHUNK,",
+     "const u64 chunk_start = (unsigned int)(index - task.first_chunk) * FADAM_CHUNK,"),
+    # Waits and streams
+    ("cuda wait: for the report", CUDA, 'self.mirror.copied.synchronize().map_err(driver_error("waiting for the step"))?;', ""),
+    ("cuda wait: before pinned memory is freed", CUDA, "context.record_err(self.copied.synchronize());",
+     "let _ = context;"),
+    ("cuda wait: of the tensors' next users", OPTIMIZER,
+     "let outcome = self.backend.step(&self.jobs, &self.groups, &self.policy);\n        drop(guards);",
+     "drop(guards);\n        let outcome = self.backend.step(&self.jobs, &self.groups, &self.policy);"),
+    ("cuda wait: for a parameter's last users, and of its next", TENSOR, WRITE_SLICE + "        self.device_ptr_mut(stream)",
+     WRITE_SLICE + "        let own = stream.context().default_stream();\n"
+     "        (self.device_ptr_mut(&own).0, SyncOnDrop::Record(None))"),
+    ("cuda stream: of a launch", LAUNCH, "unsafe { stream.launch_builder(function)",
+     "unsafe { stream.context().default_stream().launch_builder(function)"),
+    ("cuda stream: of an upload", BUFFER, "result::memcpy_htod_async(self.address + offset as u64, from, self.stream.cu_stream())",
+     "result::memcpy_htod_async(self.address + offset as u64, from, std::ptr::null_mut())"),
+    # What the device must know, and when
+    ("cuda skip: by the device", ADAM_CU, "if (control_of(args)->skipped) return;", ""),
+    ("cuda settings: sent once", TABLE, "if self.sent_settings == Some(settings) && self.hypers == self.sent_hypers {",
+     "if self.sent_settings.is_some() {"),
+    ("cuda tasks: sent once", TABLE, "if self.tasks == self.sent_tasks {", "if !self.sent_tasks.is_empty() {"),
+    ("cuda graph: not remembered", CUDA, "self.captured = true;", ""),
+    ("cuda graph: its tables freed", TABLE, "self.retired.extend(old);\n        }\n        self.layout", "}\n        self.layout"),
+    ("cuda lost: forgotten", LAUNCH, "Failure::Midway(driver_error", "Failure::Untouched(driver_error"),
+]
+
 
 def copy_tree():
     """Refreshes the copy, with new times: cargo must not take what the last mutant left for what is there now."""
@@ -210,7 +273,7 @@ def copy_tree():
             shutil.copyfile(ROOT / part, TREE / part)
 
 
-def run_tests():
+def run_tests(names):
     """(built, passed, the tests that failed)"""
     environment = os.environ | {
         "CARGO_TARGET_DIR": str(WORK / "build"),
@@ -219,7 +282,7 @@ def run_tests():
         "RUST_BACKTRACE": "0",
         "RUSTFLAGS": "",
     }
-    tests = [argument for test in TESTS for argument in ("--test", test)]
+    tests = [argument for test in names for argument in ("--test", test)]
     command = ["cargo", "test", "-p", "fadam", "-q", *tests]
     options = dict(cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     build = subprocess.run([*command, "--no-run"], **options)
@@ -235,15 +298,15 @@ def run_tests():
     return True, False, ", ".join(sorted(failed)) or run.stderr[-200:].strip()
 
 
-def main():
-    words = sys.argv[1:]
-    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant[0] for word in words)]
-    copy_tree()
-    built, passed, why = run_tests()
+def kill(mutants, tests):
+    """How many of them the tests do not notice."""
+    if not mutants:
+        return 0
+    built, passed, why = run_tests(tests)
     if not (built and passed):
         sys.exit(f"the tests fail without a mutant: {why}")
     bad = 0
-    for name, file, old, new in chosen:
+    for name, file, old, new in mutants:
         start = time.monotonic()
         path = TREE / file
         original = path.read_text()
@@ -252,13 +315,26 @@ def main():
             verdict, why = "NOT APPLICABLE", f"occurs {count} times in {file}"
         else:
             path.write_text(original.replace(old, new))
-            built, passed, why = run_tests()
+            built, passed, why = run_tests(tests)
             path.write_text(original)
             verdict = "DOES NOT BUILD" if not built else "SURVIVED" if passed else "killed"
         bad += verdict != "killed"
         detail = why if verdict == "killed" else why[-600:]
         print(f"{verdict:8} {time.monotonic() - start:5.1f} s  {file:28} {name:36} {detail}", flush=True)
-    print(f"{len(chosen) - bad} of {len(chosen)} mutants killed")
+    return bad
+
+
+def main():
+    words = sys.argv[1:]
+
+    def chosen(mutants):
+        return [mutant for mutant in mutants if not words or any(word in mutant[0] for word in words)]
+
+    mutants, cuda_mutants = chosen(MUTANTS), chosen(CUDA_MUTANTS)
+    copy_tree()
+    bad = kill(mutants, TESTS) + kill(cuda_mutants, CUDA_TESTS)
+    count = len(mutants) + len(cuda_mutants)
+    print(f"{count - bad} of {count} mutants killed")
     sys.exit(bad != 0)
 
 

@@ -94,10 +94,10 @@ impl Case {
     }
 
     /// The sweeps that the algorithm needs when no array stays in cache from one to the next. `kappa_acts`: the norm of
-    /// FAdam's update is above κ.
-    pub(crate) fn sweeps(&self, kappa_acts: bool) -> Vec<Sweep> {
+    /// FAdam's update is above κ. On a GPU FisherAdam reads the gradients first, checked or not.
+    pub(crate) fn sweeps(&self, kappa_acts: bool, on_gpu: bool) -> Vec<Sweep> {
         let mut sweeps = Vec::new();
-        if self.clip {
+        if self.clip || on_gpu && self.algorithm == Algorithm::FisherAdam {
             sweeps.push(NORM);
         }
         match self.algorithm {
@@ -137,7 +137,7 @@ mod tests {
     };
 
     fn bytes(case: Case, kappa_acts: bool) -> usize {
-        case.bytes(&case.sweeps(kappa_acts))
+        case.bytes(&case.sweeps(kappa_acts, false))
     }
 
     #[test]
@@ -154,5 +154,6 @@ mod tests {
         assert_eq!(bytes(Case { clip: true, ..fisher }, false), 44);
         assert_eq!(bytes(Case { clip: true, weight_decay: 0.0, ..fisher }, false), 40);
         assert_eq!(bytes(fisher, false), 40);
+        assert_eq!(fisher.bytes(&fisher.sweeps(false, true)), 44);
     }
 }

@@ -4,6 +4,9 @@
 mod case;
 mod ceiling;
 mod cores;
+#[path = "../gpu/mod.rs"]
+mod gpu;
+mod gpu_measure;
 mod measure;
 mod memory;
 mod options;

@@ -3,9 +3,11 @@
 
 use crate::case::Case;
 use crate::ceiling::Ceiling;
+use crate::gpu_measure;
 use crate::output::Machine;
 use crate::step::Step;
 use anyhow::Result;
+use fadam::Device;
 use rayon::ThreadPool;
 use std::time::{Duration, Instant};
 
@@ -23,11 +25,11 @@ const HOPELESS: f64 = 1.3;
 
 /// Seconds for one step and for its traffic alone, and the share round by round.
 #[derive(Clone, Copy)]
-struct Medians {
-    step: f64,
-    ceiling: f64,
-    share: f64,
-    busy: bool,
+pub(crate) struct Medians {
+    pub(crate) step: f64,
+    pub(crate) ceiling: f64,
+    pub(crate) share: f64,
+    pub(crate) busy: bool,
 }
 
 /// One row of the table.
@@ -35,7 +37,7 @@ pub(crate) struct Measured {
     pub(crate) params: usize,
     pub(crate) tensors: usize,
     pub(crate) bytes_per_param: usize,
-    medians: Medians,
+    pub(crate) medians: Medians,
 }
 
 impl Measured {
@@ -68,11 +70,14 @@ impl Measured {
 /// # Errors
 /// No memory, or hyper-parameters that the library refuses.
 pub(crate) fn measure(case: &Case, machine: &Machine, pool: &ThreadPool, time: Duration) -> Result<Measured> {
-    let mut step = Step::new(case, machine.device, machine.simd)?;
+    if let Device::Cuda(ordinal) = machine.device {
+        return gpu_measure::measure(case, ordinal, time);
+    }
+    let mut step = Step::new(case, machine.simd)?;
     // A training loop calls the step from where its threads are awake; so does this.
     pool.install(|| step.run());
     let kappa_acts = case.kappa.zip(step.update_norm()?).is_some_and(|(kappa, norm)| norm > kappa);
-    let sweeps = case.sweeps(kappa_acts);
+    let sweeps = case.sweeps(kappa_acts, false);
     let ceiling = Ceiling::new(case, &sweeps, machine.simd)?;
     let tensors = case.shape.tensors();
     let medians = pool.install(|| rounds(&mut step, &ceiling, machine.threads, time));
@@ -165,7 +170,7 @@ fn rounds(step: &mut Step, ceiling: &Ceiling, threads: usize, time: Duration) ->
     Medians { step: median(&step), ceiling: median(&ceiling), share: median(&shares), busy }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     sorted[sorted.len() / 2]

@@ -1,6 +1,7 @@
 //! The table, or one JSON object a line.
 
 use crate::case::Case;
+use crate::gpu;
 use crate::measure::Measured;
 use anyhow::Result;
 use fadam::{Device, Simd};
@@ -53,7 +54,10 @@ impl<'a> Output<'a> {
             let Machine { device, simd, threads } = machine;
             let plural = if *threads == 1 { "" } else { "s" };
             let mut out = stdout().lock();
-            writeln!(out, "device {device}, {simd}, {threads} thread{plural}")?;
+            match gpu::describe(*device)? {
+                Some(gpu) => writeln!(out, "device {gpu}")?,
+                None => writeln!(out, "device {device}, {simd}, {threads} thread{plural}")?,
+            }
             if let Some(case) = cases.first() {
                 let checks =
                     if case.clip { "gradients clipped and checked" } else { "no clipping, no check" };

@@ -4,7 +4,7 @@ use crate::case::{Algorithm, Case};
 use crate::memory::Pages;
 use anyhow::{Result, bail};
 use fadam::{
-    Adam, Device, Dtype, Element, FAdam, FisherAdam, NonFinite, Optimizer, Simd, Tensor, TensorMut, Update,
+    Adam, Builder, Dtype, Element, FAdam, FisherAdam, NonFinite, Optimizer, Simd, Tensor, TensorMut, Update,
 };
 use half::bf16;
 
@@ -21,14 +21,9 @@ pub(crate) struct Step {
 impl Step {
     /// # Errors
     /// No memory, or a hyper-parameter outside its domain.
-    pub(crate) fn new(case: &Case, device: Device, simd: Simd) -> Result<Self> {
-        if device != Device::Cpu {
-            bail!("this version of the program measures the CPU only, not {device}");
-        }
-        let mut builder = Optimizer::builder(algorithm(case)).device(device).simd(simd);
-        builder =
-            if case.clip { builder.max_grad_norm(1.0) } else { builder.non_finite(NonFinite::Propagate) };
-        let mut step = Self { optimizer: builder.build()?, updates: Vec::new(), _memory: Vec::new() };
+    pub(crate) fn new(case: &Case, simd: Simd) -> Result<Self> {
+        let optimizer = builder(case, algorithm(case)).simd(simd).build()?;
+        let mut step = Self { optimizer, updates: Vec::new(), _memory: Vec::new() };
         for (index, &len) in case.shape.tensors().iter().enumerate() {
             step.add(index, len, case.grad)?;
         }
@@ -64,7 +59,13 @@ impl Step {
     }
 }
 
-fn algorithm(case: &Case) -> fadam::Algorithm {
+/// Clipping and the check, or neither.
+pub(crate) fn builder(case: &Case, algorithm: fadam::Algorithm) -> Builder {
+    let builder = Optimizer::builder(algorithm);
+    if case.clip { builder.max_grad_norm(1.0) } else { builder.non_finite(NonFinite::Propagate) }
+}
+
+pub(crate) fn algorithm(case: &Case) -> fadam::Algorithm {
     let (lr, weight_decay) = (LEARNING_RATE, case.weight_decay);
     match case.algorithm {
         Algorithm::Adam => Adam { lr, weight_decay, ..Adam::default() }.into(),
@@ -75,15 +76,20 @@ fn algorithm(case: &Case) -> fadam::Algorithm {
 }
 
 /// Numbers of both signs between 2⁻⁸ and 2⁻⁷ in size: neither subnormals nor a denominator near 0 on the way.
-fn filled<T: Element>(len: usize, from: impl Fn(f32) -> T) -> Result<Pages> {
-    let memory = Pages::filled(len.saturating_mul(size_of::<T>()), 0)?;
-    let array = memory.as_ptr().cast::<T>();
+pub(crate) fn values() -> impl Iterator<Item = f32> {
     let mut state = 0_u32;
-    for i in 0..len {
+    std::iter::repeat_with(move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223); // Numerical Recipes' generator
         let sign = state & (1 << 31);
         let mantissa = state >> 9 & ((1 << 23) - 1);
-        let value = f32::from_bits(sign | (127 - 8) << 23 | mantissa);
+        f32::from_bits(sign | (127 - 8) << 23 | mantissa)
+    })
+}
+
+fn filled<T: Element>(len: usize, from: impl Fn(f32) -> T) -> Result<Pages> {
+    let memory = Pages::filled(len.saturating_mul(size_of::<T>()), 0)?;
+    let array = memory.as_ptr().cast::<T>();
+    for (i, value) in values().take(len).enumerate() {
         // SAFETY: the memory has room for `len` elements.
         unsafe { array.add(i).write(from(value)) };
     }

@@ -23,7 +23,7 @@ use crate::args::{self, FisherAdamClip, FisherAdamDamping, FisherAdamHyper, Fish
 ///
 /// # Cost
 /// Three sweeps, 44 bytes of memory traffic a parameter (40 with λ = 0); tensors that fit the cache are read once. With
-/// neither clipping nor finite check the first sweep falls away.
+/// neither clipping nor finite check the first sweep falls away on the CPU; on a GPU it would cost a launch to do so.
 ///
 /// ρ ≠ ½ costs a `pow` an element and is outside the promise of the same bits on every device (all CPU levels agree).
 ///

@@ -1,8 +1,16 @@
-//! NVIDIA GPUs: kernels compiled by NVRTC at run time, launched through cudarc. All of this crate's CUDA calls are here.
+//! NVIDIA GPUs (feature `cuda`): kernels compiled by NVRTC at run time, launched through [`cudarc`]. All of this crate's
+//! CUDA calls are here.
 //!
 //! A step uploads the table of its tensors if it has changed, and launches a fixed row of kernels; nothing in it waits
 //! for the device. What the device decides (whether a gradient is finite, the clip coefficients) stays on the device, in
-//! the [`Control`] block that the host reads when it is asked for a report.
+//! the control block that the host reads when it is asked for a report.
+//!
+//! PTX is compiled for a device's architecture once a process, and loaded once a context. Where the driver is older than
+//! NVRTC's PTX, machine code for that architecture is compiled instead.
+//!
+//! cudarc's context objects order their streams by events only while they know of more than one stream and event
+//! tracking is on (its default). For a captured step switch event tracking off before the tensors are made, as cudarc
+//! demands of everything that is captured.
 
 mod buffer;
 mod device;

@@ -1,0 +1,189 @@
+//! Step and ceiling on a GPU, in turns, timed by the device's own events.
+
+use crate::case::{Array, Case, Sweep};
+use crate::gpu;
+use crate::measure::{Measured, Medians, median};
+use crate::step::{algorithm, builder, values};
+use anyhow::{Context, Result};
+use fadam::cuda::cudarc::driver::sys::CUevent_flags;
+use fadam::cuda::cudarc::driver::{
+    CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
+};
+use fadam::cuda::cudarc::nvrtc::compile_ptx;
+use fadam::{Device, Dtype, Optimizer, ParameterId, Tensor, Update};
+use half::bf16;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const LEAST_ROUNDS: usize = 5;
+/// Steps between two events: an event is then nothing beside them.
+const STEPS: usize = 4;
+
+/// Reads, or reads and writes, whole 16-byte words and nothing else: what it computes keeps the compiler from leaving the
+/// accesses out.
+const TOUCH: &str = r#"
+extern "C" __global__ void touch(float4 *array, unsigned long long words, int updated, float one, float *never) {
+    float sum = 0.0f;
+    unsigned long long stride = (unsigned long long)gridDim.x * blockDim.x;
+    for (unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x; i < words; i += stride) {
+        float4 word = array[i];
+        if (updated) { word.x *= one; array[i] = word; } else { sum += word.x + word.y + word.z + word.w; }
+    }
+    if (one == 0.0f) *never = sum;
+}
+"#;
+
+/// # Errors
+/// No memory, or hyper-parameters that the library refuses.
+pub(crate) fn measure(case: &Case, ordinal: usize, time: Duration) -> Result<Measured> {
+    let mut step = Step::new(case, ordinal)?;
+    step.run()?;
+    let norm = step.optimizer.report()?.update_norm;
+    let kappa_acts = case.kappa.zip(norm).is_some_and(|(kappa, norm)| norm > kappa);
+    let sweeps = case.sweeps(kappa_acts, true);
+    let ceiling = Ceiling::new(case, sweeps.clone(), step.stream.clone())?;
+    let (mut steps, mut ceilings) = (Vec::new(), Vec::new());
+    let begin = Instant::now();
+    while steps.len() < LEAST_ROUNDS || begin.elapsed() < time {
+        let stream = step.stream.clone();
+        steps.push(timed(&stream, || step.run())?);
+        ceilings.push(timed(&stream, || ceiling.run())?);
+    }
+    let shares: Vec<f64> = ceilings.iter().zip(&steps).map(|(ceiling, step)| ceiling / step).collect();
+    let tensors = case.shape.tensors();
+    Ok(Measured {
+        params: tensors.iter().sum(),
+        tensors: tensors.len(),
+        bytes_per_param: case.bytes(&sweeps),
+        medians: Medians {
+            step: median(&steps),
+            ceiling: median(&ceilings),
+            share: median(&shares),
+            busy: false,
+        },
+    })
+}
+
+/// Seconds for one of them.
+fn timed(stream: &Arc<CudaStream>, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    let event =
+        || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).context("cannot record an event");
+    let before = event()?;
+    (0..STEPS).try_for_each(|_| run())?;
+    let milliseconds = before.elapsed_ms(&event()?).context("cannot read an event")?;
+    Ok(f64::from(milliseconds) * 1e-3 / STEPS as f64)
+}
+
+enum Gradient {
+    F32(gpu::Copy<f32>),
+    Bf16(gpu::Copy<bf16>),
+}
+
+struct Step {
+    optimizer: Optimizer,
+    stream: Arc<CudaStream>,
+    tensors: Vec<(ParameterId, gpu::Copy<f32>, Gradient)>,
+}
+
+impl Step {
+    fn new(case: &Case, ordinal: usize) -> Result<Self> {
+        let mut optimizer = builder(case, algorithm(case)).device(Device::Cuda(ordinal)).build()?;
+        let stream = gpu::stream(ordinal)?;
+        let mut tensors = Vec::new();
+        for (index, &len) in case.shape.tensors().iter().enumerate() {
+            let id = optimizer.register(format!("tensor{index}"), len)?;
+            let values: Vec<f32> = values().take(len).collect();
+            let gradient = match case.grad {
+                Dtype::Bf16 => {
+                    let narrow: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+                    Gradient::Bf16(gpu::Copy::of(&stream, &narrow)?)
+                }
+                _ => Gradient::F32(gpu::Copy::of(&stream, &values)?),
+            };
+            tensors.push((id, gpu::Copy::of(&stream, &values)?, gradient));
+        }
+        stream.synchronize().context("cannot fill the tensors")?;
+        Ok(Self { optimizer, stream, tensors })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut views: Vec<_> = (self.tensors.iter_mut())
+            .map(|(id, parameter, gradient)| {
+                let gradient = match gradient {
+                    Gradient::F32(copy) => (Some(copy.view()), None),
+                    Gradient::Bf16(copy) => (None, Some(copy.view())),
+                };
+                (*id, parameter.view_mut(), gradient)
+            })
+            .collect();
+        let updates = views.iter_mut().filter_map(|(id, parameter, gradient)| {
+            let gradient: Tensor<'_> = match gradient {
+                (Some(wide), _) => (&*wide).into(),
+                (_, narrow) => narrow.as_ref()?.into(),
+            };
+            Some(Update::new(*id, parameter, gradient))
+        });
+        Ok(self.optimizer.step(&mut updates.collect::<Vec<_>>())?)
+    }
+}
+
+/// The reads and writes of a case's sweeps, over arrays of the same size.
+struct Ceiling {
+    stream: Arc<CudaStream>,
+    touch: CudaFunction,
+    blocks: u32,
+    /// In the order of `Array::ALL`, in 16-byte words.
+    arrays: [CudaSlice<[f32; 4]>; Array::ALL.len()],
+    never: CudaSlice<f32>,
+    sweeps: Vec<Sweep>,
+}
+
+const THREADS: u32 = 256;
+
+impl Ceiling {
+    fn new(case: &Case, sweeps: Vec<Sweep>, stream: Arc<CudaStream>) -> Result<Self> {
+        let elements: usize = case.shape.tensors().iter().sum();
+        let array = |array: Array| {
+            let words = (elements * case.width(array)).div_ceil(16).max(1);
+            stream.alloc_zeros::<[f32; 4]>(words).context("no memory for the ceiling")
+        };
+        let ptx = compile_ptx(TOUCH).context("cannot compile the ceiling")?;
+        let module = stream.context().load_module(ptx).context("cannot load the ceiling")?;
+        let touch = module.load_function("touch")?;
+        let resident = touch.occupancy_max_active_blocks_per_multiprocessor(THREADS, 0, None)?;
+        let attribute =
+            fadam::cuda::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = stream.context().attribute(attribute)?;
+        let [parameter, gradient, exp_avg, exp_avg_sq] = Array::ALL;
+        Ok(Self {
+            touch,
+            blocks: resident.max(1) * multiprocessors.max(1) as u32,
+            arrays: [array(parameter)?, array(gradient)?, array(exp_avg)?, array(exp_avg_sq)?],
+            never: stream.alloc_zeros(1)?,
+            sweeps,
+            stream,
+        })
+    }
+
+    fn run(&self) -> Result<()> {
+        for sweep in &self.sweeps {
+            let read = sweep.read.iter().map(|&array| (array, 0_i32));
+            for (array, updated) in read.chain(sweep.updated.iter().map(|&array| (array, 1))) {
+                self.touch(&self.arrays[array as usize], updated)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn touch(&self, array: &CudaSlice<[f32; 4]>, updated: i32) -> Result<()> {
+        let (words, one) = (array.len() as u64, 1.0_f32);
+        let (address, _read) = array.device_ptr(&self.stream);
+        let config =
+            LaunchConfig { grid_dim: (self.blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+        let mut launch = self.stream.launch_builder(&self.touch);
+        let launch = launch.arg(&address).arg(&words).arg(&updated).arg(&one).arg(&self.never);
+        // SAFETY: the kernel stays within `words` words of the array, which only this stream uses.
+        unsafe { launch.launch(config) }.context("cannot launch the ceiling")?;
+        Ok(())
+    }
+}
