@@ -55,8 +55,8 @@ fn warps_take_turns_in_any_order() {
 /// The race check numbers what happens, and starts over when it has counted far.
 #[test]
 fn many_launches() {
-    let module =
-        Module::parse(&text("ld.global.u32 %w2, [%d0];\nld.global.u32 %w3, [%d0+4];")).expect("right");
+    let four: String = (0..4).map(|i| format!("ld.global.u32 %w2, [%d0+{}];\n", 4 * i)).collect();
+    let module = Module::parse(&text(&four)).expect("right");
     let writes = Module::parse(&text("ld.global.u32 %w2, [%d2];\nst.global.u32 [%d2], %w2;")).expect("right");
     let mut memory = device();
     let parameters = parameters(&mut memory);

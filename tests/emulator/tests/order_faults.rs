@@ -104,6 +104,11 @@ fn bytes_are_told_apart() {
         0,
         0,
     );
+    // The byte that one lane writes and another one reads.
+    let byte =
+        "setp.eq.s32 %p0, %w0, 0;\n@%p0 st.global.u8 [%d0+1], 7;\n@!%p0 ld.global.u8 %w2, [%d0+1]; // here";
+    caught(byte, (1, 2), Race, 0, 1);
+    passes(&byte.replace("%w2, [%d0+1]", "%w2, [%d0+2]"), (1, 2));
     // Not whole warps.
     passes(&format!("{address}st.global.u16 [%d3], %w0;"), (1, 31));
     let address = "cvt.u64.u32 %d3, %w0;\nadd.s64 %d3, %d0, %d3;\n";
