@@ -6,7 +6,9 @@ use super::{Entry, op};
 /// `0x7fffffff` for any NaN.
 #[inline(always)]
 pub(super) fn canonical(x: f32) -> f32 {
-    f32::from_bits(if x.is_nan() { 0x7fff_ffff } else { x.to_bits() })
+    // By integers: to the optimizer one NaN is as good as another, and a choice between two floats no choice.
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { bits })
 }
 
 /// Subnormals to zeros of their sign.
