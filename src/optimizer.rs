@@ -422,8 +422,8 @@ impl Optimizer {
     ///
     /// On a GPU the step is launched and not waited for. Tensors that were last used on another stream are waited for, and
     /// order their next use, by cudarc's events. The step can be captured into a CUDA graph once it has run with the same
-    /// tensors; step counts and learning rates live on the device and advance under replay. A graph must not be replayed
-    /// after the optimizer, or a tensor of it, is gone; after registering parameters, capture anew.
+    /// tensors; step counts and learning rates live on the device and advance under replay. Replay on the same stream, and
+    /// not after the optimizer, or a tensor of the graph, is gone; after adding a group, capture anew.
     ///
     /// # Errors
     /// Before anything has changed: [`Error::UnknownParameter`], [`Error::RepeatedParameter`], [`Error::Length`],

@@ -128,10 +128,11 @@ fn fail_each(
 
 #[test]
 fn each_driver_call_of_a_step_may_fail() {
+    let emulator = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator::find() else {
+    let Some(emulator) = emulator else {
         println!("skipped: a real driver fails when it likes");
         return;
     };
@@ -149,10 +150,11 @@ fn each_driver_call_of_a_step_may_fail() {
 
 #[test]
 fn each_driver_call_of_a_new_learning_rate_may_fail() {
+    let emulator = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator::find() else { return };
+    let Some(emulator) = emulator else { return };
     let gpu = Gpu::new(0);
     let act = |model: &mut Model| {
         model.optimizer.set_learning_rate(0.25)?;
@@ -169,10 +171,11 @@ fn each_driver_call_of_a_new_learning_rate_may_fail() {
 
 #[test]
 fn each_driver_call_of_construction_may_fail() {
+    let emulator = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator::find() else { return };
+    let Some(emulator) = emulator else { return };
     let build = |gpu: &Gpu| -> Result<Optimizer, Error> {
         let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build()?;
         optimizer.register("w", 1000)?;

@@ -66,8 +66,8 @@ fn on_cpu(algorithm: Algorithm, steps: &[(f64, f32)]) -> (Vec<Report>, Vec<f32>)
 
 #[test]
 fn a_replay_is_a_step() {
-    let Some(gpu) = gpu() else { return };
     let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
     let algorithms: [Algorithm; 4] = [
         Adam::adamw().into(),
         FAdam { kappa: Some(60.0), eps_decay: 0.5, ..FAdam::default() }.into(), // fires at first: √5000 = 71
@@ -106,8 +106,8 @@ fn a_replay_is_a_step() {
 
 #[test]
 fn a_capture_without_a_step_before_is_refused() {
-    let Some(gpu) = gpu() else { return };
     let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
     let mut training = Training::new(&gpu, Adam::adamw().into(), NonFinite::Skip);
     let refused = |error: Error| {
         assert!(matches!(error, Error::Capture { .. }), "{error:?}");
@@ -133,8 +133,8 @@ fn a_capture_without_a_step_before_is_refused() {
 
 #[test]
 fn under_error_a_replay_that_was_skipped_is_found() {
-    let Some(gpu) = gpu() else { return };
     let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
     let mut training = Training::new(&gpu, Adam::adamw().into(), NonFinite::Error);
     training.step().unwrap();
     let graph = capture(&gpu, || training.step()).unwrap();
@@ -152,8 +152,8 @@ fn under_error_a_replay_that_was_skipped_is_found() {
 /// Tables that a graph uses stay where they are when the optimizer grows.
 #[test]
 fn an_old_graph_survives_new_parameters() {
-    let Some(gpu) = gpu() else { return };
     let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
     let mut training = Training::new(&gpu, Adam::adamw().into(), NonFinite::Skip);
     training.step().unwrap();
     let graph = capture(&gpu, || training.step()).unwrap();
@@ -164,4 +164,25 @@ fn an_old_graph_survives_new_parameters() {
     graph.launch().unwrap();
     let (_, parameter) = on_cpu(Adam::adamw().into(), &[(1e-3, 0.25); 3]);
     assert!(gpu.download(&training.parameter) == parameter, "other parameters");
+}
+
+/// And its table of tensors stays what it was when other tensors are stepped meanwhile.
+#[test]
+fn a_graph_keeps_its_tensors() {
+    let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
+    let mut training = Training::new(&gpu, Adam::adamw().into(), NonFinite::Skip);
+    training.step().unwrap();
+    let graph = capture(&gpu, || training.step()).unwrap();
+    let mut elsewhere = gpu.upload(&[1.0; LEN]);
+    let Training { optimizer, id, gradient, .. } = &mut training;
+    optimizer.step(&mut [Update::new(*id, &mut elsewhere, &*gradient)]).unwrap();
+    graph.launch().unwrap();
+    // The moments went three steps; the graph's parameter took the first and the third of them.
+    let moved =
+        |steps| on_cpu(Adam::adamw().into(), &[(1e-3, 0.25), (1e-3, 0.25), (1e-3, 0.25)][..steps]).1[0];
+    let (parameter, elsewhere) = (gpu.download(&training.parameter), gpu.download(&elsewhere));
+    assert_ne!(parameter[0], moved(1), "the replay did not step the graph's parameter");
+    assert_eq!(elsewhere[0], moved(1), "the replay stepped another tensor");
+    assert_eq!(training.optimizer.report().unwrap().step, 3);
 }

@@ -39,8 +39,8 @@ fn same(found: &[f32], expected: &[f32]) {
 }
 
 fn on_every_order(test: impl Fn(&Gpu)) {
-    let Some(gpus) = gpus() else { return };
     let emulator = emulator::find();
+    let Some(gpus) = gpus() else { return };
     for seed in SEEDS {
         if let Some(emulator) = &emulator {
             emulator.set_seed(seed);
@@ -124,8 +124,8 @@ fn views_are_stepped_in_place() {
 
 #[test]
 fn tensors_elsewhere_are_refused() {
-    let Some(gpus) = gpus() else { return };
     let _alone = emulator::find();
+    let Some(gpus) = gpus() else { return };
     let gpu = &gpus[0];
     let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
     let id = optimizer.register("w", 3).unwrap();
@@ -157,8 +157,8 @@ fn tensors_elsewhere_are_refused() {
 
 #[test]
 fn tensors_that_overlap_are_refused() {
-    let Some(gpus) = gpus() else { return };
     let _alone = emulator::find();
+    let Some(gpus) = gpus() else { return };
     let gpu = &gpus[0];
     let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
     let (a, b) = (optimizer.register("a", 4).unwrap(), optimizer.register("b", 4).unwrap());
@@ -176,8 +176,8 @@ fn tensors_that_overlap_are_refused() {
 /// The error of a step comes from the call that finds it, once; the calls before do not wait for it.
 #[test]
 fn a_gradient_that_is_not_finite_is_found_later() {
-    let Some(gpus) = gpus() else { return };
     let emulator = emulator::find();
+    let Some(gpus) = gpus() else { return };
     let gpu = &gpus[0];
     let build = || {
         let builder = Optimizer::builder(FAdam::default()).stream(gpu.stream.clone());
@@ -271,8 +271,8 @@ fn the_tables_grow() {
 
 #[test]
 fn several_threads_and_devices_step_at_once() {
-    let Some(gpus) = gpus() else { return };
     let _alone = emulator::find();
+    let Some(gpus) = gpus() else { return };
     let (ones, g) = (vec![1.0; 9000], vec![0.5; 9000]);
     let result = expected(&ones, &[&g, &g]);
     std::thread::scope(|scope| {
@@ -303,8 +303,8 @@ fn several_threads_and_devices_step_at_once() {
 
 #[test]
 fn norms_and_fisher_functions_agree_with_the_cpu() {
-    let Some(gpus) = gpus() else { return };
     let emulator = emulator::find();
+    let Some(gpus) = gpus() else { return };
     let values = |seed: u32, len: usize| -> Vec<f32> {
         (0..len as u32)
             .map(|i| f32::from_bits(0x3e00_0000 + (i.wrapping_mul(2_654_435_761) ^ seed) % 0x0180_0000))

@@ -20,8 +20,8 @@ fn needs_pow(algorithm: &Algorithm) -> bool {
 }
 
 fn same_bits_as_the_cpu(trajectories: Vec<Trajectory>) {
-    let Some(gpus) = gpus() else { return };
     let emulator = emulator::find();
+    let Some(gpus) = gpus() else { return };
     for trajectory in trajectories.iter().filter(|trajectory| !needs_pow(&trajectory.algorithm)) {
         let inputs = trajectory.inputs();
         let cpu = trajectory.replay(&inputs, Simd::best(), 0);

@@ -255,7 +255,9 @@ CUDA_MUTANTS = [
      "if self.sent_settings.is_some() {"),
     ("cuda tasks: sent once", TABLE, "if self.tasks == self.sent_tasks {", "if !self.sent_tasks.is_empty() {"),
     ("cuda graph: not remembered", CUDA, "self.captured = true;", ""),
-    ("cuda graph: its tables freed", TABLE, "self.retired.extend(old);\n        }\n        self.layout", "}\n        self.layout"),
+    ("cuda graph: its tables freed", TABLE, "self.retired.extend(old);\n        }\n        self.scratch_captured",
+     "}\n        self.scratch_captured"),
+    ("cuda graph: its tables overwritten", TABLE, "self.renew_scratch(self.layout)?;", ""),
     ("cuda lost: forgotten", LAUNCH, "Failure::Midway(driver_error", "Failure::Untouched(driver_error"),
 ]
 

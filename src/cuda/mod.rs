@@ -110,7 +110,7 @@ pub(crate) struct Cuda {
     parameters: Vec<Parameter>,
     chunks: u64,
     tables: Tables,
-    /// `Some` once a call of `step` was captured into a graph: replays then happen behind this object's back.
+    /// Whether a call of `step` was captured into a graph: replays then happen behind this object's back.
     captured: bool,
     /// Which figures the last step has computed.
     figures: Figures,
@@ -227,7 +227,7 @@ impl Cuda {
             skips: (policy.non_finite != NonFinite::Propagate).into(),
         };
         let hypers = groups.iter().map(|(_, hyper)| *hyper);
-        self.tables.settings(settings, hypers, capturing, self.captured)
+        self.tables.settings(settings, hypers, capturing)
     }
 
     /// One step over jobs in the order of registration.
@@ -252,6 +252,7 @@ impl Cuda {
         };
         if capturing {
             self.captured = true;
+            self.tables.captured();
         } else {
             self.copy_control()
                 .map_err(|error| Failure::Midway(driver_error("copying the report")(error)))?;
@@ -267,7 +268,7 @@ impl Cuda {
         policy: &Policy,
         capturing: bool,
     ) -> Result<(), Error> {
-        self.tables.reserve(self.parameters.len(), self.chunks, capturing, self.captured)?;
+        self.tables.reserve(self.parameters.len(), self.chunks, capturing)?;
         self.change_settings(groups, policy)?;
         let parameters = &self.parameters;
         let task = |job: &Job| {

@@ -25,9 +25,9 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
         (Sweep::load(&module, context, "norm_partial")?, Finalize::load(&module, "global_norm")?);
     let mut tables = Tables::new(&stream)?;
     let chunks = tensors.iter().map(|tensor| (tensor.len as u64).div_ceil(FADAM_CHUNK.into())).sum();
-    tables.reserve(tensors.len(), chunks, false, false)?;
+    tables.reserve(tensors.len(), chunks, false)?;
     let settings = Settings { grad_scale: 1.0, ..Settings::default() };
-    tables.settings(settings, std::iter::empty(), false, false)?;
+    tables.settings(settings, std::iter::empty(), false)?;
     let mut guards = Vec::with_capacity(tensors.len());
     let tasks = tensors.iter().filter_map(|tensor| {
         let Place::Cuda(source) = &tensor.place else { return None }; // refused above

@@ -53,7 +53,11 @@ pub(super) struct Tables {
     hypers: Vec<Hyper>,
     tasks: Vec<Task>,
     chunks: u64,
-    /// Buffers that a captured graph may still use.
+    /// Whether a graph has captured a step with these settings, and with this scratch: then they live on, the scratch
+    /// unchanged, for the tasks in it are the graph's.
+    settings_captured: bool,
+    scratch_captured: bool,
+    /// What only graphs use any more.
     retired: Vec<Buffer>,
 }
 
@@ -77,6 +81,8 @@ impl Tables {
             hypers: Vec::new(),
             tasks: Vec::new(),
             chunks: 0,
+            settings_captured: false,
+            scratch_captured: false,
             retired: Vec::new(),
         })
     }
@@ -85,14 +91,13 @@ impl Tables {
         &self.control
     }
 
-    /// Room for a step of all `parameters`, of `chunks` chunks in all. Old buffers live on where a graph may use them.
-    pub(super) fn reserve(
-        &mut self,
-        parameters: usize,
-        chunks: u64,
-        capturing: bool,
-        captured: bool,
-    ) -> Result<(), Error> {
+    /// A graph has captured the step that was prepared.
+    pub(super) fn captured(&mut self) {
+        (self.settings_captured, self.scratch_captured) = (true, true);
+    }
+
+    /// Room for a step of all `parameters`, of `chunks` chunks in all.
+    pub(super) fn reserve(&mut self, parameters: usize, chunks: u64, capturing: bool) -> Result<(), Error> {
         let layout = Layout { tasks: parameters, chunks };
         if self.scratch.is_some() && layout == self.layout {
             return Ok(());
@@ -100,12 +105,17 @@ impl Tables {
         if capturing {
             return Err(CAPTURE);
         }
+        self.renew_scratch(layout)
+    }
+
+    fn renew_scratch(&mut self, layout: Layout) -> Result<(), Error> {
         let scratch = Buffer::zeroed(&self.stream, layout.offsets()[5])
             .map_err(driver_error("allocating the tables of a step"))?;
         let old = self.scratch.replace(scratch);
-        if captured {
+        if self.scratch_captured {
             self.retired.extend(old);
         }
+        self.scratch_captured = false;
         self.layout = layout;
         self.sent_tasks.clear();
         Ok(())
@@ -117,7 +127,6 @@ impl Tables {
         settings: Settings,
         hypers: impl Iterator<Item = Hyper>,
         capturing: bool,
-        captured: bool,
     ) -> Result<(), Error> {
         self.hypers.clear();
         self.hypers.extend(hypers);
@@ -140,9 +149,10 @@ impl Tables {
         if self.settings.as_ref().is_none_or(|buffer| buffer.bytes() < bytes.len()) {
             let larger = Buffer::zeroed(&self.stream, bytes.len()).map_err(&failed)?;
             let old = self.settings.replace(larger);
-            if captured {
+            if self.settings_captured {
                 self.retired.extend(old);
             }
+            self.settings_captured = false;
         }
         self.sent_settings = None; // unknown, should the upload fail
         if let Some(buffer) = &self.settings {
@@ -167,6 +177,9 @@ impl Tables {
         }
         if capturing {
             return Err(CAPTURE);
+        }
+        if self.scratch_captured {
+            self.renew_scratch(self.layout)?;
         }
         self.sent_tasks.clear(); // unknown, should the upload fail
         if let Some(scratch) = &self.scratch {

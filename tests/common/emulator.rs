@@ -26,7 +26,8 @@ pub(crate) struct Counts {
     pub(crate) sectors_written: u64,
 }
 
-/// The emulated driver, or `None` where the driver is a real one or there is none. Waits for other tests of the process.
+/// The emulated driver, or `None` where the driver is a real one or there is none. Waits for other tests of the process: to
+/// be called before anything else that calls the driver.
 pub(crate) fn find() -> Option<Emulator> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
