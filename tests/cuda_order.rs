@@ -302,6 +302,32 @@ fn several_threads_and_devices_step_at_once() {
 }
 
 #[test]
+fn kernels_are_loaded_once_a_context() {
+    let emulator = emulator::find();
+    let Some(gpus) = gpus() else { return };
+    let Some(emulator) = emulator else {
+        println!("skipped: a real driver does not count");
+        return;
+    };
+    let build = || Optimizer::builder(Adam::adamw()).stream(gpus[0].stream.clone()).build().unwrap();
+    let loads = || {
+        emulator.calls().iter().find(|(name, _)| name == "cuModuleLoadData").map_or(0, |(_, count)| *count)
+    };
+    emulator.reset_counts();
+    let first = build();
+    assert_eq!(loads(), 2, "adam.cu and norm.cu");
+    let second = build();
+    assert_eq!(loads(), 2);
+    // Another context object of the same device has the same kernels.
+    let third = Optimizer::builder(Adam::adamw()).device(Device::Cuda(0)).build().unwrap();
+    assert_eq!(loads(), 2);
+    drop((first, second, third));
+    // They are gone with the last that used them.
+    let _fourth = build();
+    assert_eq!(loads(), 4);
+}
+
+#[test]
 fn norms_and_fisher_functions_agree_with_the_cpu() {
     let emulator = emulator::find();
     let Some(gpus) = gpus() else { return };
