@@ -191,6 +191,24 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// The elements, if they are of this type and in this process's memory.
+    ///
+    /// ```
+    /// let gradient = [0.5_f32, 1.5];
+    /// let tensor = fadam::Tensor::from(&gradient);
+    /// assert_eq!(tensor.as_slice::<f32>(), Some(&gradient[..]));
+    /// assert_eq!(tensor.as_slice::<half::bf16>(), None);
+    /// ```
+    pub fn as_slice<T: Element>(&self) -> Option<&'a [T]> {
+        match self.place {
+            // SAFETY: a host tensor borrows `len` elements of its type for 'a.
+            Place::Host(address) if self.dtype == T::DTYPE => {
+                Some(unsafe { std::slice::from_raw_parts(address.cast(), self.len) })
+            }
+            _ => None,
+        }
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.len

@@ -6,13 +6,11 @@ use fadam::Device;
 use fadam::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
 use std::sync::Arc;
 
-/// A device's name for people: `cuda:0, NVIDIA H100 80GB HBM3`.
+/// A GPU's name for people: `cuda:0, NVIDIA H100 80GB HBM3`. None of the CPU.
 pub(crate) fn describe(device: Device) -> Result<Option<String>> {
     let Device::Cuda(ordinal) = device else { return Ok(None) };
-    let name = fadam::cuda::devices()?.into_iter().find(|device| device.ordinal == ordinal);
-    Ok(name.map(|device| {
-        format!("{device_name}, {name}", device_name = Device::Cuda(ordinal), name = device.name)
-    }))
+    let gpu = fadam::cuda::devices()?.into_iter().find(|gpu| gpu.ordinal == ordinal);
+    Ok(gpu.map(|gpu| format!("{device}, {}", gpu.name)))
 }
 
 /// The default stream of a GPU, on which an optimizer there works too.
@@ -35,7 +33,7 @@ impl<T: DeviceRepr + Default + Clone> Copy<T> {
         Ok(Self { slice: slice.context("cannot copy a tensor to the GPU")?, len: values.len() })
     }
 
-    /// Overwrites it, or reads it back.
+    /// Reads it back.
     pub(crate) fn read(&self, stream: &Arc<CudaStream>, into: &mut [T]) -> Result<()> {
         let copied = stream.memcpy_dtoh(&self.view(), into).and_then(|()| stream.synchronize());
         copied.context("cannot copy a tensor from the GPU")

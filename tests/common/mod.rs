@@ -1,8 +1,12 @@
 //! What the tests share: data without a random generator of its own, bits to compare, and an optimizer together with
 //! the parameters that it steps.
+//!
+//! FADAM_TEST_DEVICE=cuda runs each model on a GPU, its parameters copied there for each step and back.
 #![allow(dead_code)] // each test file uses its part
 
-use fadam::{Algorithm, Builder, Error, Optimizer, ParameterId, Report, State, Tensor, TensorMut, Update};
+use fadam::{
+    Algorithm, Builder, Device, Error, Optimizer, ParameterId, Report, State, Tensor, TensorMut, Update,
+};
 use half::bf16;
 
 /// Bits, with every NaN the same: payloads are not part of any promise.
@@ -86,7 +90,9 @@ impl Model {
     }
 
     pub(crate) fn built(builder: Builder, parameters: &[&[f32]]) -> Self {
-        let mut optimizer = builder.build().unwrap();
+        let device = device();
+        let mut optimizer =
+            if device == Device::Cpu { builder } else { builder.device(device) }.build().unwrap();
         let ids = parameters
             .iter()
             .enumerate()
@@ -100,6 +106,10 @@ impl Model {
     where
         &'a G: Into<Tensor<'a>>,
     {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(ordinal) = device() {
+            return self.try_step_on_gpu(ordinal, gradients);
+        }
         let mut updates: Vec<Update<'_>> = self
             .parameters
             .iter_mut()
@@ -111,6 +121,58 @@ impl Model {
             })
             .collect();
         self.optimizer.step(&mut updates)
+    }
+
+    /// The same with copies on a GPU. Waits, so that an error comes from here.
+    #[cfg(feature = "cuda")]
+    fn try_step_on_gpu<'a, G>(&mut self, ordinal: usize, gradients: &'a [Option<G>]) -> Result<(), Error>
+    where
+        &'a G: Into<Tensor<'a>>,
+    {
+        use fadam::cuda::cudarc::driver::{CudaContext, CudaView};
+        let stream = CudaContext::new(ordinal).unwrap().default_stream();
+        // The driver has no empty allocation: one element more.
+        let padded = |values: &[f32]| stream.clone_htod(&[values, &[0.0]].concat()).unwrap();
+        let mut targets: Vec<_> = self.parameters.iter().map(|p| padded(p)).collect();
+        let gradients: Vec<Option<Tensor<'a>>> =
+            gradients.iter().map(|g| g.as_ref().map(Into::into)).collect();
+        let wide = |g: &Tensor<'a>| g.as_slice::<f32>().map(padded);
+        let narrow = |g: &Tensor<'a>| {
+            g.as_slice::<bf16>().map(|g| stream.clone_htod(&[g, &[bf16::ZERO]].concat()).unwrap())
+        };
+        let copies: Vec<_> =
+            gradients.iter().map(|g| g.as_ref().map(|g| (wide(g), narrow(g), g.len()))).collect();
+        let mut views: Vec<_> = targets
+            .iter_mut()
+            .zip(&self.parameters)
+            .zip(&copies)
+            .map(|((target, p), copy)| {
+                let gradient: Option<(Option<CudaView<'_, f32>>, Option<CudaView<'_, bf16>>)> =
+                    copy.as_ref().map(|(wide, narrow, len)| {
+                        (wide.as_ref().map(|g| g.slice(..*len)), narrow.as_ref().map(|g| g.slice(..*len)))
+                    });
+                (target.slice_mut(..p.len()), gradient)
+            })
+            .collect();
+        let mut updates: Vec<Update<'_>> = views
+            .iter_mut()
+            .zip(&self.ids)
+            .filter_map(|((target, gradient), id)| {
+                let gradient: Tensor<'_> = match gradient.as_ref()? {
+                    (Some(wide), _) => wide.into(),
+                    (_, narrow) => narrow.as_ref()?.into(),
+                };
+                Some(Update::new(*id, target, gradient))
+            })
+            .collect();
+        self.optimizer.step(&mut updates)?;
+        let result = self.optimizer.synchronize();
+        for (target, p) in targets.iter().zip(&mut self.parameters) {
+            let mut values = stream.clone_dtoh(target).unwrap();
+            values.pop();
+            *p = values;
+        }
+        result
     }
 
     /// A step of all parameters, each with its f32 gradient.
@@ -138,6 +200,11 @@ impl Model {
             .collect();
         Snapshot { parameters: self.parameters.iter().map(|p| bits(p)).collect(), states }
     }
+}
+
+/// Where models run.
+pub(crate) fn device() -> Device {
+    std::env::var("FADAM_TEST_DEVICE").map_or(Device::Cpu, |device| device.parse().unwrap())
 }
 
 impl<'a> From<&'a Gradient> for Tensor<'a> {

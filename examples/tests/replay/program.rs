@@ -94,7 +94,8 @@ const REQUIRE: &str = "FADAM_REQUIRE_DEVICE";
 
 /// The GPUs that there are, by the names that `--device` takes; with a word on why there is none.
 pub(crate) fn gpus() -> Vec<String> {
-    match fadam::cuda::devices() {
+    let usable = fadam::cuda::nvrtc_version().and_then(|_| fadam::cuda::devices());
+    match usable {
         Ok(devices) => {
             for device in &devices {
                 println!("device cuda:{}: {}", device.ordinal, device.name);
