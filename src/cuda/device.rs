@@ -27,7 +27,7 @@ pub struct DeviceInfo {
     pub memory: usize,
 }
 
-/// What the driver says of one kernel on one device.
+/// What the driver says of one kernel on one device: see [`kernels`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct KernelInfo {
@@ -42,6 +42,13 @@ pub struct KernelInfo {
 }
 
 /// The GPUs of this machine. None is an error that says what is missing.
+///
+/// ```
+/// match fadam::cuda::devices() {
+///     Ok(devices) => println!("{} devices", devices.len()),
+///     Err(error) => println!("{error}"), // "an NVIDIA driver is not available: ..."
+/// }
+/// ```
 ///
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Cuda`].
@@ -64,6 +71,11 @@ pub fn devices() -> Result<Vec<DeviceInfo>, Error> {
 
 /// Version of the CUDA interface that the driver has, major and minor.
 ///
+/// ```no_run
+/// let (major, minor) = fadam::cuda::driver_version()?; // needs a driver
+/// # Ok::<(), fadam::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Cuda`].
 pub fn driver_version() -> Result<(i32, i32), Error> {
@@ -78,6 +90,12 @@ pub fn driver_version() -> Result<(i32, i32), Error> {
 
 /// Version of the compiler, major and minor.
 ///
+/// ```
+/// if let Err(error) = fadam::cuda::nvrtc_version() {
+///     assert!(error.to_string().contains("pip install nvidia-cuda-nvrtc"));
+/// }
+/// ```
+///
 /// # Errors
 /// [`Error::Unavailable`] where there is none, with the wheel that has it.
 pub fn nvrtc_version() -> Result<(i32, i32), Error> {
@@ -85,6 +103,13 @@ pub fn nvrtc_version() -> Result<(i32, i32), Error> {
 }
 
 /// Compiles every kernel for a device and loads it there.
+///
+/// ```no_run
+/// for kernel in fadam::cuda::kernels(0)? { // needs a GPU
+///     println!("{} ({}): {} registers", kernel.name, kernel.variant, kernel.registers);
+/// }
+/// # Ok::<(), fadam::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Compile`], [`Error::Cuda`].

@@ -184,6 +184,15 @@ impl Tensor<'_> {
     /// # Safety
     /// `len` elements of `T` lie at `address` in `context`, valid until the optimizer's stream has run the step that the
     /// view is used in (and every replay of a graph that captured it), and nothing writes them meanwhile.
+    ///
+    /// ```no_run
+    /// # use fadam::cuda::cudarc::driver::CudaContext;
+    /// # fn allocated_elsewhere() -> u64 { 0 }
+    /// let context = CudaContext::new(0)?; // needs a GPU
+    /// // SAFETY: 1000 f32 lie there, and stay; whoever wrote them was waited for.
+    /// let gradient = unsafe { fadam::Tensor::from_device_address::<f32>(allocated_elsewhere(), 1000, &context) };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn from_device_address<T: Element>(
         address: u64,
         len: usize,

@@ -18,7 +18,7 @@ pub(crate) struct Gpu {
 
 /// Every device of this machine, or `None` with a word on why the test is skipped.
 pub(crate) fn gpus() -> Option<Vec<Gpu>> {
-    let usable = fadam::cuda::nvrtc_version().and_then(|_| fadam::cuda::devices());
+    let usable = fadam::cuda::devices().and_then(|devices| fadam::cuda::nvrtc_version().map(|_| devices));
     match usable {
         Ok(devices) => Some(
             devices

@@ -94,7 +94,7 @@ const REQUIRE: &str = "FADAM_REQUIRE_DEVICE";
 
 /// The GPUs that there are, by the names that `--device` takes; with a word on why there is none.
 pub(crate) fn gpus() -> Vec<String> {
-    let usable = fadam::cuda::nvrtc_version().and_then(|_| fadam::cuda::devices());
+    let usable = fadam::cuda::devices().and_then(|devices| fadam::cuda::nvrtc_version().map(|_| devices));
     match usable {
         Ok(devices) => {
             for device in &devices {
