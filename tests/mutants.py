@@ -283,6 +283,7 @@ def run_tests(names):
         "PROPTEST_MAX_SHRINK_ITERS": "0",
         "RUST_BACKTRACE": "0",
         "RUSTFLAGS": "",
+        "FADAM_REQUIRE_DEVICE": "1",  # of the tests for CUDA alone
     }
     tests = [argument for test in names for argument in ("--test", test)]
     command = ["cargo", "test", "-p", "fadam", "-q", *tests]
