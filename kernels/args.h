@@ -123,7 +123,7 @@ struct FisherAdamScalars {
     struct FisherAdamClip clip;
 };
 
-/* What the device keeps of one parameter besides its moments. */
+/* What the device keeps of one parameter besides its moments: all zeros before its first step. */
 struct Record {
     struct Progress progress;
     double grad_norm, update_norm, parameter_norm; /* of the last step that it took part in, with FADAM_NORMS */

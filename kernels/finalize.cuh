@@ -99,12 +99,13 @@ __device__ __forceinline__ bool begin_step(const StepArgs &args, double *clip) {
     return !skipped;
 }
 
-/// One step further for this parameter. Returns the beta2 power before it.
+/// One step further for this parameter, whose record is all zeros before its first. Returns the beta2 power before it.
 __device__ __forceinline__ double advance(Progress &progress, double beta1, double beta2) {
-    double before = progress.beta2_power;
+    const bool first = progress.step == 0;
+    const double before = first ? 1.0 : progress.beta2_power;
     progress.step += 1;
-    progress.beta1_power *= beta1;
-    progress.beta2_power *= beta2;
+    progress.beta1_power = (first ? 1.0 : progress.beta1_power) * beta1;
+    progress.beta2_power = before * beta2;
     return before;
 }
 

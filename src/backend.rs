@@ -179,7 +179,7 @@ impl Order {
 }
 
 #[cfg(feature = "cuda")]
-pub(crate) type Guards<'a> = Vec<cuda::cudarc::driver::SyncOnDrop<'a>>;
+pub(crate) use cuda::Guards;
 #[cfg(not(feature = "cuda"))]
 pub(crate) type Guards<'a> = Vec<std::marker::PhantomData<&'a ()>>;
 
@@ -192,8 +192,9 @@ pub(crate) enum Target {
 }
 
 impl Backend {
+    /// Without a target, the CPU.
     pub(crate) fn new(
-        target: Target,
+        target: Option<Target>,
         simd: Option<Simd>,
         algorithm: &Algorithm,
         norms: bool,
@@ -201,7 +202,7 @@ impl Backend {
         #[cfg(not(feature = "cuda"))]
         let _ = (algorithm, norms);
         let simd = simd.map(Simd::checked).transpose()?; // also where nothing will use it
-        match target {
+        match target.unwrap_or(Target::Device(Device::Cpu)) {
             Target::Device(Device::Cpu) => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best))?)),
             #[cfg(feature = "cuda")]
             Target::Device(Device::Cuda(ordinal)) => {
@@ -210,7 +211,7 @@ impl Backend {
             #[cfg(not(feature = "cuda"))]
             Target::Device(Device::Cuda(ordinal)) => Err(no_cuda(ordinal)),
             #[cfg(feature = "cuda")]
-            Target::Stream(stream) => Ok(Self::Cuda(Box::new(Cuda::new(stream, algorithm, norms)?))),
+            Target::Stream(stream) => Ok(Self::Cuda(Box::new(Cuda::on_stream(stream, algorithm, norms)?))),
         }
     }
 

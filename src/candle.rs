@@ -138,7 +138,7 @@ impl<A> Optimizer<A> {
         let vars: Vec<(String, Var)> = vars.into_iter().filter(|(_, var)| var.dtype().is_float()).collect();
         #[cfg(feature = "candle-cuda")]
         let builder = match vars.first().map(|(_, var)| var.device()) {
-            Some(candle_core::Device::Cuda(device)) => builder.stream(device.cuda_stream()),
+            Some(candle_core::Device::Cuda(device)) => builder.stream_by_default(device.cuda_stream()),
             _ => builder,
         };
         let mut inner = builder.build()?;

@@ -161,7 +161,7 @@ impl fmt::Display for Error {
             }
             Self::Unavailable { what, remedy } => write!(f, "{what} is not available: {remedy}"),
             Self::OutOfMemory { name, bytes } => {
-                write!(f, "no memory for the state of `{name}` ({bytes} bytes)")
+                write!(f, "no memory for `{name}` ({bytes} bytes)")
             }
             Self::Lost => write!(
                 f,

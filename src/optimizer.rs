@@ -14,7 +14,8 @@ pub enum NonFinite {
     /// gradients once more (4 bytes a parameter), unless clipping reads them anyway.
     #[default]
     Skip,
-    /// As `Skip`, and [`Error::NonFinite`]: from `step` itself on the CPU, from the next call that finds it on a GPU.
+    /// As `Skip`, and [`Error::NonFinite`]: from `step` itself on the CPU; on a GPU from the next `report`, `synchronize` or
+    /// `step` that finds it (`step` without waiting, so perhaps some steps later, and not once a step was captured).
     Error,
     /// No check: IEEE arithmetic carries NaN and ∞ into parameters and moments.
     Propagate,
@@ -133,7 +134,7 @@ impl Policy {
 #[derive(Clone, Debug)]
 pub struct Builder {
     algorithm: Algorithm,
-    target: Target,
+    target: Option<Target>,
     simd: Option<Simd>,
     max_grad_norm: Option<f64>,
     non_finite: NonFinite,
@@ -144,7 +145,7 @@ impl Builder {
     /// Where parameters live and the step runs. Default [`Device::Cpu`]. On a GPU the step runs on the default stream of
     /// the device's primary context.
     pub fn device(mut self, device: Device) -> Self {
-        self.target = Target::Device(device);
+        self.target = Some(Target::Device(device));
         self
     }
 
@@ -152,7 +153,7 @@ impl Builder {
     /// of [`device`](Self::device).
     #[cfg(feature = "cuda")]
     pub fn stream(mut self, stream: std::sync::Arc<crate::cuda::cudarc::driver::CudaStream>) -> Self {
-        self.target = Target::Stream(stream);
+        self.target = Some(Target::Stream(stream));
         self
     }
 
@@ -168,6 +169,15 @@ impl Builder {
     pub fn max_grad_norm(mut self, max_grad_norm: f64) -> Self {
         self.max_grad_norm = Some(max_grad_norm);
         self
+    }
+
+    /// Where the parameters turn out to be, unless the caller has said.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn stream_by_default(
+        self,
+        stream: std::sync::Arc<crate::cuda::cudarc::driver::CudaStream>,
+    ) -> Self {
+        if self.target.is_some() { self } else { self.stream(stream) }
     }
 
     /// What to do with a gradient that is not finite. Default [`NonFinite::Skip`].
@@ -281,7 +291,7 @@ impl Optimizer {
     pub fn builder(algorithm: impl Into<Algorithm>) -> Builder {
         Builder {
             algorithm: algorithm.into(),
-            target: Target::Device(Device::Cpu),
+            target: None,
             simd: None,
             max_grad_norm: None,
             non_finite: NonFinite::Skip,
@@ -328,7 +338,7 @@ impl Optimizer {
             return Err(Error::DuplicateName { name });
         }
         let amsgrad = matches!(self.algorithm, Algorithm::Adam(adam) if adam.amsgrad);
-        self.backend.register(&name, len, amsgrad)?;
+        self.ask(|backend| backend.register(&name, len, amsgrad))?;
         let index = self.parameters.len();
         self.by_name.insert(name.clone(), index);
         self.parameters.push(Parameter { name, len, group });
@@ -375,7 +385,8 @@ impl Optimizer {
         for (group, hyper) in &mut groups {
             *hyper = algorithm.resolve(group)?;
         }
-        self.backend.change_settings(&groups, &self.policy)?;
+        let policy = self.policy;
+        self.ask(|backend| backend.change_settings(&groups, &policy))?;
         (self.algorithm, self.groups) = (algorithm, groups);
         Ok(())
     }
@@ -389,7 +400,8 @@ impl Optimizer {
         let changed = Group { lr: Some(lr), ..self.groups[index].0 };
         let mut groups = self.groups.clone();
         groups[index] = (changed, self.algorithm.resolve(&changed)?);
-        self.backend.change_settings(&groups, &self.policy)?;
+        let policy = self.policy;
+        self.ask(|backend| backend.change_settings(&groups, &policy))?;
         self.groups = groups;
         Ok(())
     }
@@ -409,7 +421,10 @@ impl Optimizer {
             "a number whose inverse is within f32's range",
         )?;
         let policy = Policy { grad_scale, ..self.policy };
-        self.backend.change_settings(&self.groups, &policy)?;
+        let groups = std::mem::take(&mut self.groups);
+        let changed = self.ask(|backend| backend.change_settings(&groups, &policy));
+        self.groups = groups;
+        changed?;
         self.policy = policy;
         Ok(())
     }
@@ -439,7 +454,14 @@ impl Optimizer {
             if let Some(job) = jobs.get_mut(update) {
                 (job.parameter, job.gradient) = (parameter, gradient);
             }
-        })?;
+        });
+        let guards = match guards {
+            Ok(guards) => guards,
+            Err(error) => {
+                self.lost = self.backend.is_dead();
+                return Err(error);
+            }
+        };
         self.sort(surplus)?;
         self.refuse_aliases()?;
         self.lost = true;
@@ -461,7 +483,7 @@ impl Optimizer {
         self.refuse_non_finite(outcome)
     }
 
-    /// Asks the device for something. What a device that has died kept of the optimizer is lost.
+    /// Asks something of the device. What a device that has died kept of the optimizer is lost.
     fn ask<T>(&mut self, question: impl FnOnce(&mut Backend) -> Result<T, Error>) -> Result<T, Error> {
         self.check_lost()?;
         let answer = question(&mut self.backend);

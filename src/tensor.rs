@@ -201,8 +201,8 @@ impl<'a> Tensor<'a> {
     /// ```
     pub fn as_slice<T: Element>(&self) -> Option<&'a [T]> {
         match self.place {
-            // SAFETY: a host tensor borrows `len` elements of its type for 'a.
             Place::Host(address) if self.dtype == T::DTYPE => {
+                // SAFETY: a host tensor borrows `len` elements of its type for 'a.
                 Some(unsafe { std::slice::from_raw_parts(address.cast(), self.len) })
             }
             _ => None,

@@ -107,7 +107,8 @@ fn without_a_driver_best_is_the_cpu() {
         );
         let mut unloadable = nvrtc.to_vec();
         unloadable.push(("libcuda.so.1", &garbage));
-        says(&run(&folder(&format!("garbage-{i}"), &unloadable), &[]), "cpu", &["NVIDIA driver", "install"]);
+        let out = run(&folder(&format!("garbage-{i}"), &unloadable), &[]);
+        says(&out, "error: an NVIDIA driver that loads (", &["libcuda.so.1", "reinstall"]);
         let mut foreign = nvrtc.to_vec();
         foreign.push(("libcuda.so.1", &other));
         let out = run(&folder(&format!("other-{i}"), &foreign), &[]);
@@ -146,6 +147,8 @@ fn a_driver_that_does_not_work_is_named() {
         let out = run(&whole, &[("FADAM_EMULATOR_FAIL", &fail)]);
         says(&out, &format!("error: the NVIDIA driver (cuInit failed with error {code})"), &["nvidia-smi"]);
     }
+    let out = run(&whole, &[("FADAM_EMULATOR_FAIL", "cuDeviceGetCount:1:999")]);
+    says(&out, "error: the NVIDIA driver (cuDeviceGetCount failed with error 999)", &["nvidia-smi"]);
     // A GPU without its compiler is never passed over.
     let remedy = ["NVRTC", "pip install nvidia-cuda-nvrtc", "LD_LIBRARY_PATH"];
     says(&run(&folder("no-nvrtc", &[("libcuda.so.1", &driver)]), &[]), "error: NVRTC", &remedy);
@@ -160,5 +163,5 @@ fn a_driver_that_does_not_work_is_named() {
     says(&out, "error: NVRTC for compute capability 6.0", &["nvidia-cuda-nvrtc-cu12"]);
     // A driver older than the compiler: PTX is refused, machine code is tried (which the emulated one refuses too).
     let out = run(&whole, &[("FADAM_EMULATOR_DRIVER", "12000")]);
-    says(&out, "cuda:0", &["loading kernels failed", "CUDA_ERROR_INVALID_IMAGE"]);
+    says(&out, "cuda:0", &["NVRTC 13.4 for a driver of CUDA 12.0", "nvidia-cuda-nvrtc-cu12"]);
 }

@@ -1,12 +1,27 @@
 //! Device memory and pinned memory that an optimizer owns. All of it is used on the optimizer's stream alone, which
 //! orders it; no events are needed.
 
-use super::driver_error;
+use super::{bind, driver_error};
 use crate::{Error, args};
 use cudarc::driver::result;
-use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use cudarc::driver::sys::{CUresult, CUstreamCaptureStatus};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
+
+/// Whether the stream is recording a graph.
+pub(super) fn capturing(stream: &CudaStream) -> Result<bool, Error> {
+    let status = stream.capture_status().map_err(driver_error("asking whether a graph is captured"))?;
+    Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+}
+
+/// What a graph must not record: it would replay with memory of the host that is long gone.
+pub(super) fn refuse_capture(stream: &CudaStream) -> Result<(), Error> {
+    if capturing(stream)? {
+        return Err(Error::Capture { reason: "only a step can be; do this before the capture, or after it" });
+    }
+    Ok(())
+}
 
 /// Bytes of device memory.
 #[derive(Debug)]
@@ -18,8 +33,19 @@ pub(super) struct Buffer {
 
 impl Buffer {
     /// Zeros, once the stream gets there. Never empty: the driver knows no empty allocation.
-    pub(super) fn zeroed(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] for `name`, [`Error::Cuda`], [`Error::Capture`].
+    pub(super) fn zeroed(stream: &Arc<CudaStream>, bytes: usize, name: &str) -> Result<Self, Error> {
+        refuse_capture(stream)?;
         let bytes = bytes.max(1);
+        Self::allocate(stream, bytes).map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { name: name.into(), bytes },
+            _ => driver_error("allocating memory of the device")(error),
+        })
+    }
+
+    fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
         let context = stream.context();
         context.bind_to_thread()?;
         // SAFETY: the context is bound; the memory is owned by the result from here on.
@@ -44,41 +70,36 @@ impl Buffer {
         self.bytes
     }
 
-    /// Copies to its beginning, in the stream's order. The driver takes the bytes before this returns.
-    pub(super) fn upload<T: Plain>(&self, offset: usize, from: &[T]) -> Result<(), DriverError> {
-        let len = size_of_val(from);
-        if len == 0 {
+    /// Copies its beginning to the host, and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`], [`Error::Capture`].
+    pub(super) fn download<T: Plain>(&self, into: &mut [T]) -> Result<(), Error> {
+        refuse_capture(&self.stream)?;
+        assert!(size_of_val(into) <= self.bytes, "a copy within the buffer");
+        if into.is_empty() {
             return Ok(());
         }
-        debug_assert!(offset + len <= self.bytes);
-        self.stream.context().bind_to_thread()?;
-        // SAFETY: the range lies within the buffer; memory that is not pinned is read before the call returns.
-        unsafe { result::memcpy_htod_async(self.address + offset as u64, from, self.stream.cu_stream()) }
-    }
-
-    /// Copies from `offset` on, and waits for it, as the driver does where memory is not pinned.
-    pub(super) fn download<T: Plain>(&self, offset: usize, into: &mut [T]) -> Result<(), DriverError> {
-        let len = size_of_val(into);
-        if len == 0 {
-            return Ok(());
-        }
-        debug_assert!(offset + len <= self.bytes);
-        self.stream.context().bind_to_thread()?;
-        // SAFETY: the range lies within the buffer, and `T` is any bytes; the copy ends before the call returns.
-        unsafe { result::memcpy_dtoh_async(into, self.address + offset as u64, self.stream.cu_stream()) }
+        let mut copy = || {
+            self.stream.context().bind_to_thread()?;
+            // SAFETY: the range lies within the buffer, `T` is any bytes, and `into` is borrowed until the stream is done.
+            unsafe { result::memcpy_dtoh_async(into, self.address, self.stream.cu_stream()) }?;
+            self.stream.synchronize()
+        };
+        copy().map_err(driver_error("copying from the device"))
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let context = self.stream.context();
-        context.record_err(context.bind_to_thread());
+        context.record_err(bind(context));
         // SAFETY: allocated by `zeroed`, freed once; what the stream still does with it comes first.
         context.record_err(unsafe {
             if context.has_async_alloc() {
                 result::free_async(self.address, self.stream.cu_stream())
             } else {
-                context.record_err(self.stream.synchronize());
+                context.record_err(result::stream::synchronize(self.stream.cu_stream()));
                 result::free_sync(self.address)
             }
         });
@@ -111,55 +132,118 @@ unsafe impl Plain for args::FAdamHyper {}
 // SAFETY: as above.
 unsafe impl Plain for args::FisherAdamHyper {}
 
-/// One value in page-locked host memory, into which the device copies while the host goes on.
+/// Page-locked host memory, and the last copy from or to it.
 #[derive(Debug)]
-pub(super) struct Pinned<T> {
-    value: *mut T,
-    context: Arc<CudaContext>,
+struct Pinned {
+    memory: *mut u8,
+    bytes: usize,
+    copied: CudaEvent,
 }
 
 // SAFETY: owns its memory, like a `Box`.
-unsafe impl<T: Send> Send for Pinned<T> {}
-// SAFETY: as above; `&self` only reads.
-unsafe impl<T: Sync> Sync for Pinned<T> {}
+unsafe impl Send for Pinned {}
+// SAFETY: as above; `&self` reads alone.
+unsafe impl Sync for Pinned {}
 
-impl<T: Plain> Pinned<T> {
-    pub(super) fn new(context: &Arc<CudaContext>, value: T) -> Result<Self, Error> {
-        let failed = driver_error("allocating pinned memory");
-        context.bind_to_thread().map_err(&failed)?;
-        // SAFETY: the context is bound.
-        let memory = unsafe { result::malloc_host(size_of::<T>(), 0) }.map_err(&failed)?;
-        let value_at = memory.cast::<T>();
-        // SAFETY: just allocated, page-aligned, large enough.
-        unsafe { value_at.write(value) };
-        Ok(Self { value: value_at, context: context.clone() })
-    }
-
-    /// Copies from a buffer's beginning when the stream gets there.
-    ///
-    /// # Safety
-    /// `self` is neither read nor dropped before the stream has.
-    pub(super) unsafe fn copy_from(&mut self, buffer: &Buffer) -> Result<(), DriverError> {
-        self.context.bind_to_thread()?;
-        // SAFETY: the buffer holds a `T` at its beginning; the caller's for the rest.
-        unsafe {
-            let into = std::slice::from_raw_parts_mut(self.value, 1);
-            result::memcpy_dtoh_async(into, buffer.address, buffer.stream.cu_stream())
-        }
-    }
-
-    /// # Safety
-    /// No copy into it is under way.
-    pub(super) unsafe fn read(&self) -> T {
-        // SAFETY: written by `new`, any bytes are a `T`; volatile, since the device wrote it.
-        unsafe { self.value.read_volatile() }
+impl Pinned {
+    fn new(context: &Arc<CudaContext>, bytes: usize) -> Result<Self, DriverError> {
+        let copied = context.new_event(None)?;
+        // SAFETY: `new_event` has bound the context.
+        let memory = unsafe { result::malloc_host(bytes, 0) }?.cast();
+        Ok(Self { memory, bytes, copied })
     }
 }
 
-impl<T> Drop for Pinned<T> {
+impl Drop for Pinned {
     fn drop(&mut self) {
-        self.context.record_err(self.context.bind_to_thread());
-        // SAFETY: allocated by `new`, freed once.
-        self.context.record_err(unsafe { result::free_host(self.value.cast()) });
+        let context = self.copied.context();
+        context.record_err(bind(context));
+        // SAFETY: allocated by `new`, freed once. Whoever owns it has waited for the stream (`Cuda::drop`).
+        context.record_err(unsafe { result::free_host(self.memory.cast()) });
+    }
+}
+
+/// Uploads without waiting: the bytes lie in pinned memory until the device has taken them.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    /// As many as uploads were ever under way at a time.
+    pinned: Vec<Pinned>,
+}
+
+impl Stage {
+    /// Copies to a buffer's beginning, in its stream's order.
+    pub(super) fn upload<T: Plain>(&mut self, from: &[T], to: &Buffer) -> Result<(), DriverError> {
+        let bytes = size_of_val(from);
+        assert!(bytes <= to.bytes, "a copy within the buffer");
+        if bytes == 0 {
+            return Ok(());
+        }
+        let context = to.stream.context();
+        context.bind_to_thread()?;
+        let mut free = None;
+        for (index, pinned) in self.pinned.iter().enumerate() {
+            if pinned.bytes >= bytes && pinned.copied.try_is_complete()? {
+                free = Some(index);
+                break;
+            }
+        }
+        let index = match free {
+            Some(index) => index,
+            None => {
+                self.pinned.push(Pinned::new(context, bytes.next_power_of_two())?);
+                self.pinned.len() - 1
+            }
+        };
+        let pinned = &self.pinned[index];
+        // SAFETY: the memory has room, and no copy from it is under way; the device reads it before `copied`, and nobody
+        // writes it before that. The range lies within the buffer.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr().cast(), pinned.memory, bytes);
+            let staged = std::slice::from_raw_parts(pinned.memory.cast::<MaybeUninit<u8>>(), bytes);
+            result::memcpy_htod_async(to.address, staged, to.stream.cu_stream())?;
+        }
+        pinned.copied.record(&to.stream)
+    }
+}
+
+/// A copy of a small struct on the device, as it is when the stream gets there.
+#[derive(Debug)]
+pub(super) struct Mirror<T> {
+    pinned: Pinned,
+    value: std::marker::PhantomData<T>,
+}
+
+impl<T: Plain> Mirror<T> {
+    pub(super) fn new(context: &Arc<CudaContext>, value: T) -> Result<Self, Error> {
+        let pinned =
+            Pinned::new(context, size_of::<T>()).map_err(driver_error("allocating pinned memory"))?;
+        // SAFETY: just allocated, page-aligned, large enough.
+        unsafe { pinned.memory.cast::<T>().write(value) };
+        Ok(Self { pinned, value: std::marker::PhantomData })
+    }
+
+    /// Copies a buffer's beginning when its stream gets there.
+    pub(super) fn copy_from(&mut self, buffer: &Buffer) -> Result<(), DriverError> {
+        buffer.stream.context().bind_to_thread()?;
+        // SAFETY: the buffer holds a `T` at its beginning, which is any bytes. `read` waits for the copy, and so does
+        // `Cuda::drop` before the memory is freed.
+        unsafe {
+            let into = std::slice::from_raw_parts_mut(self.pinned.memory.cast::<T>(), 1);
+            result::memcpy_dtoh_async(into, buffer.address, buffer.stream.cu_stream())?;
+        }
+        self.pinned.copied.record(&buffer.stream)
+    }
+
+    /// Whether the last copy is there.
+    pub(super) fn is_complete(&self) -> Result<bool, DriverError> {
+        self.pinned.copied.context().bind_to_thread()?;
+        self.pinned.copied.try_is_complete()
+    }
+
+    /// What the last copy brought; waits for it.
+    pub(super) fn read(&self) -> Result<T, DriverError> {
+        self.pinned.copied.synchronize()?;
+        // SAFETY: written by `new` or by a copy that is complete; volatile, since the device wrote it.
+        Ok(unsafe { self.pinned.memory.cast::<T>().read_volatile() })
     }
 }

@@ -26,11 +26,10 @@ impl FisherSum {
         let default = DefaultStream::of(ordinal)?;
         let stream = default.stream.clone();
         let context = stream.context();
-        let module = Module::load(context, Kernels::Fisher)?;
+        let module = Module::load_for_good(context, Kernels::Fisher)?;
         Ok(Self {
             len,
-            sum: Buffer::zeroed(&stream, len.saturating_mul(size_of::<f64>()))
-                .map_err(driver_error("allocating the Fisher diagonal"))?,
+            sum: Buffer::zeroed(&stream, len.saturating_mul(size_of::<f64>()), "the Fisher diagonal")?,
             fisher_accumulate: Sweep::load(&module, context, "fisher_accumulate")?,
             stream,
             _default: default,
@@ -59,12 +58,12 @@ impl FisherSum {
     /// The sums so far; waits for them.
     pub(crate) fn to_vec(&self) -> Result<Vec<f64>, Error> {
         let mut sum = vec![0.0; self.len];
-        self.sum.download(0, &mut sum).map_err(driver_error("reading the Fisher diagonal"))?;
+        self.sum.download(&mut sum)?;
         Ok(sum)
     }
 }
 
-/// θ ← θ − η g / (F̂ + δ), or by √F̂, on θ's stream; lengths and types checked by the caller.
+/// θ ← θ − η g / (F̂ + δ), or by √F̂, on the stream of θ, or of another that has one; lengths and types checked by the caller.
 pub(crate) fn natural_gradient(
     ordinal: usize,
     mut parameter: TensorMut<'_>,
@@ -82,9 +81,10 @@ pub(crate) fn natural_gradient(
     else {
         return Ok(()); // refused above
     };
-    let stream = target.stream().cloned().unwrap_or_else(|| primary.default_stream());
+    let known = target.stream().or(source.stream()).or(diagonal.stream());
+    let stream = known.cloned().unwrap_or_else(|| primary.default_stream());
     let context = stream.context();
-    let kernel = Sweep::load(&Module::load(context, Kernels::Fisher)?, context, "natural_gradient")?;
+    let kernel = Sweep::load(&Module::load_for_good(context, Kernels::Fisher)?, context, "natural_gradient")?;
     let (theta, _written) = target.write(&stream);
     let ((g, _read), (f, _fisher_read)) = (source.read(&stream), diagonal.read(&stream));
     refuse_aliases(theta as usize, g as usize, f as usize, &gradient)?;

@@ -6,7 +6,7 @@
 //! the control block that the host reads when it is asked for a report.
 //!
 //! PTX is compiled for a device's architecture once a process, and loaded once a context. Where the driver is older than
-//! NVRTC's PTX, machine code for that architecture is compiled instead.
+//! NVRTC's PTX, machine code for that architecture is compiled instead, which it takes within a major version of CUDA.
 //!
 //! cudarc's context objects order their streams by events only while they know of more than one stream and event
 //! tracking is on (its default). For a captured step switch event tracking off before the tensors are made, as cudarc
@@ -28,16 +28,16 @@ pub use device::{DeviceInfo, KernelInfo, devices, driver_version, kernels, nvrtc
 pub(crate) use fisher::{FisherSum, natural_gradient};
 pub(crate) use norm::global_norm;
 pub(crate) use probe::{Unusable, driver};
-pub(crate) use tensor::{ContextId, Source, Target, borrow};
+pub(crate) use tensor::{ContextId, Guards, Source, Target, borrow};
 
 use crate::algorithm::Hyper;
-use crate::args::{Control, Progress, Record, Settings, Task};
+use crate::args::{Control, Record, Settings, Task};
 use crate::backend::{Failure, Job, NotFinite};
 use crate::optimizer::{Group, Policy};
 use crate::{Algorithm, Error, NonFinite, Norms, Report, State};
-use buffer::{Buffer, Pinned};
-use cudarc::driver::sys::{CUresult, CUstreamCaptureStatus};
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError};
+use buffer::{Buffer, Mirror, capturing, refuse_capture};
+use cudarc::driver::sys::{CUresult, CUstream};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::sync::Arc;
 use step::Kernels;
 use table::Tables;
@@ -89,7 +89,69 @@ pub(crate) fn open(ordinal: usize) -> Result<Arc<CudaContext>, Error> {
 pub(crate) fn check_usable(ordinal: usize) -> Result<(), Error> {
     let (major, minor) =
         open(ordinal)?.compute_capability().map_err(driver_error("asking for the device's architecture"))?;
-    nvrtc::Nvrtc::get()?.architecture(10 * major + minor).map(|_| ())
+    nvrtc::Nvrtc::get()?.architecture(10 * major + minor, nvrtc::Output::Ptx).map(|_| ())
+}
+
+/// Makes a context this thread's, whatever errors of others cudarc keeps in it to be told.
+fn bind(context: &CudaContext) -> Result<(), DriverError> {
+    let pending = context.check_err();
+    let bound = context.bind_to_thread();
+    context.record_err(pending);
+    bound
+}
+
+/// Errors after which a context answers nothing else.
+const FATAL: [CUresult; 14] = [
+    CUresult::CUDA_ERROR_DEINITIALIZED,
+    CUresult::CUDA_ERROR_ECC_UNCORRECTABLE,
+    CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+    CUresult::CUDA_ERROR_LAUNCH_TIMEOUT,
+    CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED,
+    CUresult::CUDA_ERROR_ASSERT,
+    CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR,
+    CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION,
+    CUresult::CUDA_ERROR_MISALIGNED_ADDRESS,
+    CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE,
+    CUresult::CUDA_ERROR_INVALID_PC,
+    CUresult::CUDA_ERROR_LAUNCH_FAILED,
+    CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE,
+    CUresult::CUDA_ERROR_UNKNOWN,
+];
+
+/// The handle that means another stream on every thread. candle's tensors are on it.
+const PER_THREAD: usize = 2;
+
+/// A stream of the optimizer's own, in order with the caller's per-thread stream. It is made behind cudarc's back: a
+/// context object that knows of one more stream would begin to record events for all tensors of the caller.
+#[derive(Debug)]
+struct Beside {
+    caller: Arc<CudaStream>,
+    own: Arc<CudaStream>,
+    raw: usize,
+}
+
+impl Beside {
+    fn new(caller: Arc<CudaStream>) -> Result<Self, Error> {
+        let context = caller.context();
+        let create = || {
+            context.bind_to_thread()?;
+            result::stream::create(result::stream::StreamKind::NonBlocking)
+        };
+        let raw: CUstream = create().map_err(driver_error("creating a stream"))?;
+        // SAFETY: the stream is this context's, and destroyed by `drop`, after all that the optimizer has on it.
+        let own = unsafe { context.wrap_borrowed_stream(raw) };
+        Ok(Self { raw: raw.addr(), own, caller })
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let context = self.own.context();
+        context.record_err(bind(context));
+        // SAFETY: created by `new`, destroyed once.
+        context
+            .record_err(unsafe { result::stream::destroy(std::ptr::with_exposed_provenance_mut(self.raw)) });
+    }
 }
 
 /// One parameter's memory.
@@ -104,12 +166,15 @@ struct Parameter {
 
 #[derive(Debug)]
 pub(crate) struct Cuda {
-    // The pinned mirror goes first: dropping it waits for the copy into it.
-    mirror: Mirror,
     kernels: Kernels,
     parameters: Vec<Parameter>,
     chunks: u64,
     tables: Tables,
+    /// The control block after the last step that was not captured.
+    mirror: Mirror<Control>,
+    /// The control block after an earlier step, copied anew only when the last copy is there: where `step` looks for a
+    /// step that was skipped, without waiting.
+    alarm: Mirror<Control>,
     /// Whether a call of `step` was captured into a graph: replays then happen behind this object's back.
     captured: bool,
     /// Which figures the last step has computed.
@@ -117,7 +182,8 @@ pub(crate) struct Cuda {
     /// The last failed step that was reported as an error.
     reported: u64,
     stream: Arc<CudaStream>,
-    /// Where the stream is the device's default one.
+    // Last: what is above is freed on their streams.
+    beside: Option<Beside>,
     _default: Option<DefaultStream>,
 }
 
@@ -127,17 +193,15 @@ struct Figures {
     update_norm: bool,
 }
 
-/// The control block's copy on the host, and the event after which it holds the last step's.
-#[derive(Debug)]
-struct Mirror {
-    control: Pinned<Control>,
-    copied: CudaEvent,
-}
-
-impl Drop for Mirror {
+/// Kernels are unloaded and pinned memory is freed only when the device has done with them.
+impl Drop for Cuda {
     fn drop(&mut self) {
-        let context = self.copied.context().clone();
-        context.record_err(self.copied.synchronize());
+        if !capturing(&self.stream).unwrap_or(false) {
+            let context = self.stream.context();
+            context.record_err(bind(context));
+            // SAFETY: the stream lives as long as `self`.
+            context.record_err(unsafe { result::stream::synchronize(self.stream.cu_stream()) });
+        }
     }
 }
 
@@ -145,26 +209,42 @@ impl Cuda {
     /// On a device's default stream.
     pub(crate) fn on_device(ordinal: usize, algorithm: &Algorithm, norms: bool) -> Result<Self, Error> {
         let default = DefaultStream::of(ordinal)?;
-        let cuda = Self::new(default.stream.clone(), algorithm, norms)?;
-        Ok(Self { _default: Some(default), ..cuda })
+        Self::new(default.stream.clone(), Some(default), algorithm, norms)
     }
 
-    pub(crate) fn new(stream: Arc<CudaStream>, algorithm: &Algorithm, norms: bool) -> Result<Self, Error> {
+    /// On a stream of the caller's.
+    pub(crate) fn on_stream(
+        stream: Arc<CudaStream>,
+        algorithm: &Algorithm,
+        norms: bool,
+    ) -> Result<Self, Error> {
+        Self::new(stream, None, algorithm, norms)
+    }
+
+    fn new(
+        stream: Arc<CudaStream>,
+        default: Option<DefaultStream>,
+        algorithm: &Algorithm,
+        norms: bool,
+    ) -> Result<Self, Error> {
+        refuse_capture(&stream)?;
+        let per_thread = stream.cu_stream().addr() == PER_THREAD;
+        let beside = per_thread.then(|| Beside::new(stream.clone())).transpose()?;
+        let stream = beside.as_ref().map_or(stream, |beside| beside.own.clone());
         let context = stream.context();
         Ok(Self {
-            mirror: Mirror {
-                control: Pinned::new(context, Control::default())?,
-                copied: context.new_event(None).map_err(driver_error("creating an event"))?,
-            },
             kernels: Kernels::load(context, algorithm, norms)?,
             parameters: Vec::new(),
             chunks: 0,
             tables: Tables::new(&stream)?,
+            mirror: Mirror::new(context, Control::default())?,
+            alarm: Mirror::new(context, Control::default())?,
             captured: false,
             figures: Figures::default(),
             reported: 0,
             stream,
-            _default: None,
+            beside,
+            _default: default,
         })
     }
 
@@ -177,13 +257,7 @@ impl Cuda {
     }
 
     pub(crate) fn register(&mut self, name: &str, len: usize, amsgrad: bool) -> Result<(), Error> {
-        let failed = driver_error("allocating the optimizer's state");
-        let buffer = |bytes| {
-            Buffer::zeroed(&self.stream, bytes).map_err(|error| match error.0 {
-                CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { name: name.to_string(), bytes },
-                _ => failed(error),
-            })
-        };
+        let buffer = |bytes| Buffer::zeroed(&self.stream, bytes, name);
         let moment = || buffer(len.saturating_mul(size_of::<f32>()));
         let parameter = Parameter {
             len,
@@ -192,23 +266,16 @@ impl Cuda {
             max_exp_avg_sq: amsgrad.then(moment).transpose()?,
             record: buffer(size_of::<Record>())?,
         };
-        let record = Record { progress: Progress::START, ..Record::default() };
-        parameter.record.upload(0, &[record]).map_err(&failed)?;
         self.parameters.push(parameter);
         self.chunks += (len as u64).div_ceil(crate::args::FADAM_CHUNK.into());
         Ok(())
     }
 
-    /// Whether the stream is recording a graph.
-    fn capturing(&self) -> Result<bool, Error> {
-        let status =
-            self.stream.capture_status().map_err(driver_error("asking whether a graph is captured"))?;
-        Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
-    }
-
     /// Whether the device has failed for good. Waits for it, outside a capture.
     pub(crate) fn is_dead(&self) -> bool {
-        !self.capturing().unwrap_or(false) && self.stream.synchronize().is_err()
+        let _ = self.stream.context().check_err(); // somebody else's, or what has been told already
+        !capturing(&self.stream).unwrap_or(false)
+            && self.stream.synchronize().is_err_and(|error| FATAL.contains(&error.0))
     }
 
     /// Sends changed hyper-parameters to the device, in the stream's order, so that a graph replayed from now on sees
@@ -218,7 +285,7 @@ impl Cuda {
         groups: &[(Group, Hyper)],
         policy: &Policy,
     ) -> Result<(), Error> {
-        let capturing = self.capturing()?;
+        let capturing = capturing(&self.stream)?;
         let settings = Settings {
             grad_scale: policy.grad_scale,
             max_grad_norm: policy.max_grad_norm.unwrap_or(0.0),
@@ -237,11 +304,21 @@ impl Cuda {
         groups: &[(Group, Hyper)],
         policy: &Policy,
     ) -> Result<Option<NotFinite>, Failure> {
-        let capturing = self.capturing().map_err(Failure::Untouched)?;
-        if policy.non_finite == NonFinite::Error && !capturing {
-            // Found without waiting, and before this call does anything.
-            if let Some(failed) = self.known_failure().map_err(Failure::Untouched)? {
-                return Ok(Some(failed));
+        if let Some(Beside { caller, own, .. }) = &self.beside {
+            let joining = driver_error("ordering the step after the caller's stream");
+            own.join(caller).map_err(|error| Failure::Untouched(joining(error)))?;
+        }
+        let capturing = capturing(&self.stream).map_err(Failure::Untouched)?;
+        // Asked without waiting, and before this call does anything; a graph would be the one to answer otherwise.
+        let watched = policy.non_finite == NonFinite::Error && !capturing && !self.captured;
+        let mut alarm_is_here = false;
+        if watched {
+            alarm_is_here = self.alarm.is_complete().map_err(untouched("asking how far the device is"))?;
+            if alarm_is_here {
+                let control = self.alarm.read().map_err(untouched("asking how far the device is"))?;
+                if let Some(failed) = self.unreported(&control) {
+                    return Ok(Some(failed));
+                }
             }
         }
         self.prepare(jobs, groups, policy, capturing).map_err(Failure::Untouched)?;
@@ -250,12 +327,19 @@ impl Cuda {
             grad_norm: policy.reads_gradients() || policy.norms,
             update_norm: policy.kappa.is_some() || policy.norms,
         };
+        let midway = |doing| move |error| Failure::Midway(driver_error(doing)(error));
         if capturing {
             self.captured = true;
             self.tables.captured();
         } else {
-            self.copy_control()
-                .map_err(|error| Failure::Midway(driver_error("copying the report")(error)))?;
+            let control = self.tables.control();
+            self.mirror.copy_from(control).map_err(midway("copying the report"))?;
+            if alarm_is_here {
+                self.alarm.copy_from(control).map_err(midway("copying the report"))?;
+            }
+        }
+        if let Some(Beside { caller, own, .. }) = &self.beside {
+            caller.join(own).map_err(midway("ordering the caller's stream after the step"))?;
         }
         Ok(None)
     }
@@ -291,39 +375,21 @@ impl Cuda {
         self.tables.tasks(jobs.iter().map(task), capturing)
     }
 
-    fn copy_control(&mut self) -> Result<(), DriverError> {
-        // SAFETY: `read` is called only once `copied` is complete, and `drop` waits for it.
-        unsafe { self.mirror.control.copy_from(self.tables.control()) }?;
-        self.mirror.copied.record(&self.stream)
-    }
-
-    /// A step that was skipped and not reported as an error yet, if the device has got there.
-    fn known_failure(&mut self) -> Result<Option<NotFinite>, Error> {
-        let asking = driver_error("asking how far the device is");
-        if self.captured || !self.mirror.copied.try_is_complete().map_err(asking)? {
-            return Ok(None); // a later call will see it
-        }
-        // SAFETY: the last copy is complete.
-        let control = unsafe { self.mirror.control.read() };
-        Ok(self.unreported(&control))
-    }
-
     fn unreported(&mut self, control: &Control) -> Option<NotFinite> {
         let new = control.failed_step > self.reported;
-        self.reported = control.failed_step;
+        self.reported = self.reported.max(control.failed_step);
         new.then_some(NotFinite { parameter: control.failed_parameter as usize, step: control.failed_step })
     }
 
     /// The control block as the last step has left it. Waits for that step, under graphs for the whole stream.
     fn control(&mut self) -> Result<Control, Error> {
+        refuse_capture(&self.stream)?;
         if self.captured {
             let mut control = [Control::default()];
-            self.tables.control().download(0, &mut control).map_err(driver_error("reading the report"))?;
+            self.tables.control().download(&mut control)?;
             return Ok(control[0]);
         }
-        self.mirror.copied.synchronize().map_err(driver_error("waiting for the step"))?;
-        // SAFETY: the last copy is complete.
-        Ok(unsafe { self.mirror.control.read() })
+        self.mirror.read().map_err(driver_error("waiting for the step"))
     }
 
     pub(crate) fn report(&mut self) -> Result<(Report, Option<NotFinite>), Error> {
@@ -343,6 +409,7 @@ impl Cuda {
 
     /// Waits for the device. A step that was skipped and not reported as an error yet.
     pub(crate) fn synchronize(&mut self) -> Result<Option<NotFinite>, Error> {
+        refuse_capture(&self.stream)?;
         self.stream.synchronize().map_err(driver_error("waiting for the device"))?;
         let control = self.control()?;
         Ok(self.unreported(&control))
@@ -350,8 +417,7 @@ impl Cuda {
 
     fn record(&self, index: usize) -> Result<Record, Error> {
         let mut record = [Record::default()];
-        let buffer = &self.parameters[index].record;
-        buffer.download(0, &mut record).map_err(driver_error("reading a parameter's record"))?;
+        self.parameters[index].record.download(&mut record)?;
         Ok(record[0])
     }
 
@@ -362,17 +428,21 @@ impl Cuda {
     }
 
     pub(crate) fn state(&mut self, index: usize) -> Result<State, Error> {
-        let failed = driver_error("reading the optimizer's state");
         let Parameter { len, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } = &self.parameters[index];
         let copy = |buffer: &Buffer| {
             let mut values = vec![0.0_f32; *len];
-            buffer.download(0, &mut values).map(|()| values)
+            buffer.download(&mut values).map(|()| values)
         };
         Ok(State {
             step: self.record(index)?.progress.step,
-            exp_avg: copy(exp_avg).map_err(&failed)?,
-            exp_avg_sq: copy(exp_avg_sq).map_err(&failed)?,
-            max_exp_avg_sq: max_exp_avg_sq.as_ref().map(copy).transpose().map_err(&failed)?,
+            exp_avg: copy(exp_avg)?,
+            exp_avg_sq: copy(exp_avg_sq)?,
+            max_exp_avg_sq: max_exp_avg_sq.as_ref().map(copy).transpose()?,
         })
     }
+}
+
+/// An error before anything has changed.
+fn untouched(doing: &'static str) -> impl Fn(DriverError) -> Failure {
+    move |error| Failure::Untouched(driver_error(doing)(error))
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What the sources include.
-const HEADERS: [(&str, &str); 9] = [
+const HEADERS: [(&str, &str); 10] = [
     ("args.h", include_str!("../../kernels/args.h")),
     ("access.cuh", include_str!("../../kernels/access.cuh")),
     ("adam.cuh", include_str!("../../kernels/adam.cuh")),
@@ -20,8 +20,8 @@ const HEADERS: [(&str, &str); 9] = [
     ("fisher.cuh", include_str!("../../kernels/fisher.cuh")),
     ("fisher_adam.cuh", include_str!("../../kernels/fisher_adam.cuh")),
     ("moments.cuh", include_str!("../../kernels/moments.cuh")),
+    ("sweep.cuh", include_str!("../../kernels/sweep.cuh")),
 ];
-const SWEEP: (&str, &str) = ("sweep.cuh", include_str!("../../kernels/sweep.cuh"));
 
 /// A file of kernels, with the structure that is fixed when it is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,16 +122,27 @@ impl Source {
         type Key = (Source, i32, bool);
         static COMPILED: LazyLock<Mutex<HashMap<Key, Arc<Vec<u8>>>>> = LazyLock::new(Mutex::default);
         let nvrtc = Nvrtc::get()?;
-        let architecture = nvrtc.architecture(capability)?;
+        let architecture = nvrtc.architecture(capability, output)?;
         let mut compiled = lock(&COMPILED);
         let key = (self, architecture, output == Output::Ptx);
         if let Some(image) = compiled.get(&key) {
             return Ok(image.clone());
         }
-        let mut headers = HEADERS.to_vec();
-        headers.push(SWEEP);
-        let image = nvrtc.compile(self.text(), &headers, &self.definitions(), architecture, output)?;
+        let image = nvrtc.compile(self.text(), &HEADERS, &self.definitions(), architecture, output)?;
         Ok(compiled.entry(key).or_insert(Arc::new(image)).clone())
+    }
+}
+
+/// Neither PTX nor machine code of this compiler is for this driver.
+fn newer_than_driver() -> Error {
+    let version = |version: Result<(i32, i32), Error>| {
+        version.map_or("?".into(), |(major, minor)| format!("{major}.{minor}"))
+    };
+    let nvrtc = version(Nvrtc::get().map(|nvrtc| nvrtc.version));
+    let driver = version(super::driver_version());
+    Error::Unavailable {
+        what: format!("NVRTC {nvrtc} for a driver of CUDA {driver}"),
+        remedy: "update the driver, or take the compiler of its CUDA: `pip install nvidia-cuda-nvrtc-cu12` for CUDA 12".into(),
     }
 }
 
@@ -164,17 +175,28 @@ impl Module {
         let capability = 10 * major + minor;
         let ptx = source.compile(capability, Output::Ptx)?;
         let module = match context.load_module(Ptx::from_binary(ptx.to_vec())) {
-            // The compiler is newer than the driver; machine code does not mind.
+            // The compiler is newer than the driver; within a major version machine code does not mind.
             Err(DriverError(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => {
                 let cubin = source.compile(capability, Output::Cubin)?;
-                context.load_module(Ptx::from_binary(cubin.to_vec()))
+                context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(|_| newer_than_driver())?
             }
-            other => other,
-        }
-        .map_err(driver_error("loading kernels"))?;
+            other => other.map_err(driver_error("loading kernels"))?,
+        };
         loaded.retain(|_, module| module.strong_count() > 0);
         loaded.insert(key, Arc::downgrade(&module));
         Ok(Self { module })
+    }
+
+    /// As [`load`](Self::load), never to be unloaded: for functions that launch and do not wait. The context lives on with
+    /// it.
+    pub(crate) fn load_for_good(context: &Arc<CudaContext>, source: Source) -> Result<Self, Error> {
+        static KEPT: Mutex<Vec<Module>> = Mutex::new(Vec::new());
+        let module = Self::load(context, source)?;
+        let mut kept = lock(&KEPT);
+        if !kept.iter().any(|other| Arc::ptr_eq(&other.module, &module.module)) {
+            kept.push(module.clone());
+        }
+        Ok(module)
     }
 
     pub(crate) fn function(&self, name: &str) -> Result<CudaFunction, Error> {

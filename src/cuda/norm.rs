@@ -1,5 +1,6 @@
 //! The global norm on its own.
 
+use super::buffer::refuse_capture;
 use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
 use super::table::{Tables, flags};
@@ -20,7 +21,8 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
     });
     let stream = first.unwrap_or_else(|| primary.default_stream());
     let context = stream.context();
-    let module = Module::load(context, Source::Norm)?;
+    refuse_capture(&stream)?;
+    let module = Module::load_for_good(context, Source::Norm)?;
     let (norm_partial, fold) =
         (Sweep::load(&module, context, "norm_partial")?, Finalize::load(&module, "global_norm")?);
     let mut tables = Tables::new(&stream)?;
@@ -46,6 +48,6 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
     fold.launch(&stream, &args).map_err(&launching)?;
     drop(guards);
     let mut control = [Control::default()];
-    tables.control().download(0, &mut control).map_err(driver_error("reading the norm"))?;
+    tables.control().download(&mut control)?;
     Ok(control[0].grad_norm)
 }

@@ -61,14 +61,31 @@ const REMEDY: &str = "`pip install nvidia-cuda-nvrtc` (or nvidia-cuda-nvrtc-cu12
 const OPTIONS: [&CStr; 5] =
     [c"--fmad=false", c"--prec-div=true", c"--prec-sqrt=true", c"--ftz=false", c"--std=c++17"];
 
+/// The library's name without prefix and suffix. On Windows the version is part of it.
+fn names() -> Vec<&'static str> {
+    if cfg!(windows) { vec!["nvrtc64_130_0", "nvrtc64_120_0", "nvrtc64_112_0"] } else { vec!["nvrtc"] }
+}
+
+/// Major versions (11 is numbered otherwise) in the order of preference: the driver's own, earlier ones, which it knows too,
+/// and later ones, whose output it may refuse.
+fn versions() -> Vec<&'static str> {
+    let driver = super::probe::version().map_or(0, |version| version / 1000);
+    let all = [(11, "11.2"), (12, "12"), (13, "13"), (14, "14")];
+    let known = all.iter().rev().filter(|(major, _)| *major <= driver);
+    let later = all.iter().filter(|(major, _)| *major > driver);
+    known.chain(later).map(|(_, name)| *name).collect()
+}
+
 impl Nvrtc {
     /// # Errors
     /// [`Error::Unavailable`] where there is none, with the wheel that has it.
     pub(crate) fn get() -> Result<&'static Self, Error> {
         static NVRTC: OnceLock<Result<Nvrtc, String>> = OnceLock::new();
         let nvrtc = NVRTC.get_or_init(|| {
-            let versions = ["14", "13", "12", "11.2"];
-            let library = open(&["nvrtc"], &versions).ok_or("NVRTC, which compiles the kernels,")?;
+            let library = open(&names(), &versions()).map_err(|refused| match refused {
+                None => "NVRTC, which compiles the kernels,".to_string(),
+                Some(text) => format!("an NVRTC that loads ({text})"),
+            })?;
             Self::load(library)
         });
         nvrtc.as_ref().map_err(|what| Error::Unavailable { what: what.clone(), remedy: REMEDY.into() })
@@ -108,21 +125,25 @@ impl Nvrtc {
         Ok(Self { functions, version: (major, minor), architectures })
     }
 
-    /// The architecture to compile for on a device of this compute capability: the device's own, or the latest before.
+    /// The architecture to compile for on a device of this compute capability: the device's own, or the latest before; of
+    /// the same major version where it is machine code.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where the compiler has given up on so old a device.
-    pub(crate) fn architecture(&self, capability: c_int) -> Result<c_int, Error> {
-        let fits = self.architectures.iter().rev().find(|&&architecture| architecture <= capability);
+    /// [`Error::Unavailable`] where the compiler has given up on so old a device, or does not know so new a one.
+    pub(crate) fn architecture(&self, capability: c_int, output: Output) -> Result<c_int, Error> {
+        let runs = |architecture: c_int| {
+            architecture <= capability && (output == Output::Ptx || architecture / 10 == capability / 10)
+        };
+        let fits = self.architectures.iter().rev().find(|&&architecture| runs(architecture));
         fits.copied().ok_or_else(|| Error::Unavailable {
             what: format!(
-                "NVRTC for compute capability {}.{} (version {}.{} begins later)",
+                "NVRTC for compute capability {}.{} (version {}.{} does not compile for it)",
                 capability / 10,
                 capability % 10,
                 self.version.0,
                 self.version.1
             ),
-            remedy: "install an older one: `pip install nvidia-cuda-nvrtc-cu12`".into(),
+            remedy: "for an old device, `pip install nvidia-cuda-nvrtc-cu12`; for a new one, update both NVRTC and driver".into(),
         })
     }
 

@@ -73,16 +73,31 @@ const NO_DEVICE: c_int = 100;
 
 /// Whether cudarc may be called: the driver is there, whole, initialised, and has a device. Asked once a process.
 pub(crate) fn driver() -> Result<(), Unusable> {
-    static ANSWER: OnceLock<Result<(), Unusable>> = OnceLock::new();
+    version().map(|_| ())
+}
+
+/// As [`driver`]; the version of the CUDA interface that it has, 12080 for 12.8.
+pub(super) fn version() -> Result<c_int, Unusable> {
+    static ANSWER: OnceLock<Result<c_int, Unusable>> = OnceLock::new();
     ANSWER.get_or_init(ask).clone()
 }
 
-fn ask() -> Result<(), Unusable> {
+fn ask() -> Result<c_int, Unusable> {
     let absent = |what: &str, remedy| Err(Unusable::Absent { what: what.into(), remedy });
-    let Some(library) = open(&["cuda", "nvcuda"], &["1"]) else {
-        return absent("an NVIDIA driver", "no libcuda was found; install the NVIDIA driver, or use the CPU");
-    };
     const UPDATE: &str = "update the NVIDIA driver (CUDA 11.4 or later), or use the CPU";
+    let library = match open(&["cuda", "nvcuda"], &["1"]) {
+        Ok(library) => library,
+        Err(None) => {
+            return absent(
+                "an NVIDIA driver",
+                "no libcuda was found; install the NVIDIA driver, or use the CPU",
+            );
+        }
+        Err(Some(text)) => {
+            let what = format!("an NVIDIA driver that loads ({text})");
+            return Err(Unusable::Broken { what, remedy: "reinstall the NVIDIA driver, or use the CPU" });
+        }
+    };
     for name in SYMBOLS {
         // SAFETY: only the symbol's presence is asked for.
         if unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err() {
@@ -129,14 +144,21 @@ fn ask() -> Result<(), Unusable> {
         let what = format!("an NVIDIA driver for CUDA {}.{}", OLDEST / 1000, OLDEST % 1000 / 10);
         return Err(Unusable::Broken { what, remedy: UPDATE });
     }
-    if call("cuDeviceGetCount", Argument::Out(&mut count)) != SUCCESS || count == 0 {
+    let code = call("cuDeviceGetCount", Argument::Out(&mut count));
+    if code != SUCCESS {
+        return Err(Unusable::Broken {
+            what: format!("the NVIDIA driver (cuDeviceGetCount failed with error {code})"),
+            remedy: "see whether `nvidia-smi` works, or use the CPU",
+        });
+    }
+    if count == 0 {
         return absent(
             "an NVIDIA GPU",
             "the driver finds no device; check CUDA_VISIBLE_DEVICES, or use the CPU",
         );
     }
     std::mem::forget(library); // cudarc keeps it open too; unloading a driver is asking for trouble
-    Ok(())
+    Ok(version)
 }
 
 enum Argument<'a> {
@@ -144,13 +166,28 @@ enum Argument<'a> {
     Out(&'a mut c_int),
 }
 
-/// The first library that loads, by the names that cudarc tries, in its order: bare, then with each version.
-pub(super) fn open(names: &[&str], versions: &[&str]) -> Option<Library> {
+/// The first library that loads, by the names that cudarc tries, in its order: bare, then with each version. Otherwise, if
+/// there is one that does not load, what the loader says of it.
+pub(super) fn open(names: &[&str], versions: &[&str]) -> Result<Library, Option<String>> {
     use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
     let bare = names.iter().map(|name| format!("{DLL_PREFIX}{name}{DLL_SUFFIX}"));
     let versioned = names.iter().flat_map(|name| {
         versions.iter().map(move |version| format!("{DLL_PREFIX}{name}{DLL_SUFFIX}.{version}"))
     });
-    // SAFETY: loading runs the library's initialisers; it is the vendor's, found by the system's own search path.
-    bare.chain(versioned).find_map(|file| unsafe { Library::new(file) }.ok())
+    let mut refused = None;
+    for file in bare.chain(versioned) {
+        // SAFETY: loading runs the library's initialisers; it is the vendor's, found by the system's own search path.
+        match unsafe { Library::new(&file) } {
+            Ok(library) => return Ok(library),
+            Err(error) => {
+                // Of a library that is not there, Linux says so in these words, of this file and no other.
+                let text = error.to_string();
+                let absent = format!("{file}: cannot open shared object file: No such file");
+                if cfg!(target_os = "linux") && !text.contains(&absent) {
+                    refused.get_or_insert(text);
+                }
+            }
+        }
+    }
+    Err(refused)
 }

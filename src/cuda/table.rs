@@ -1,7 +1,7 @@
 //! What the kernels of a step read besides tensors: the table of tasks, the settings, scratch for sums, the control block.
 //! Uploaded when it changes, and then in the stream's order.
 
-use super::buffer::{Buffer, Plain};
+use super::buffer::{Buffer, Plain, Stage};
 use super::driver_error;
 use crate::algorithm::Hyper;
 use crate::args::{
@@ -41,6 +41,7 @@ impl Layout {
 #[derive(Debug)]
 pub(super) struct Tables {
     stream: Arc<CudaStream>,
+    stage: Stage,
     control: Buffer,
     scratch: Option<Buffer>,
     layout: Layout,
@@ -61,6 +62,9 @@ pub(super) struct Tables {
     retired: Vec<Buffer>,
 }
 
+/// What an allocation is for, should it fail.
+const TABLES: &str = "the tables of a step";
+
 const CAPTURE: Error = Error::Capture {
     reason: "what the step reads is not on the device yet, or has changed: call `step` once, with the same tensors, \
              before the capture",
@@ -70,8 +74,8 @@ impl Tables {
     pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self, Error> {
         Ok(Self {
             stream: stream.clone(),
-            control: Buffer::zeroed(stream, size_of::<Control>())
-                .map_err(driver_error("allocating the control block"))?,
+            stage: Stage::default(),
+            control: Buffer::zeroed(stream, size_of::<Control>(), TABLES)?,
             scratch: None,
             layout: Layout::default(),
             settings: None,
@@ -109,8 +113,7 @@ impl Tables {
     }
 
     fn renew_scratch(&mut self, layout: Layout) -> Result<(), Error> {
-        let scratch = Buffer::zeroed(&self.stream, layout.offsets()[5])
-            .map_err(driver_error("allocating the tables of a step"))?;
+        let scratch = Buffer::zeroed(&self.stream, layout.offsets()[5], TABLES)?;
         let old = self.scratch.replace(scratch);
         if self.scratch_captured {
             self.retired.extend(old);
@@ -145,9 +148,8 @@ impl Tables {
                 Hyper::FisherAdam(hyper) => append(&mut bytes, hyper),
             }
         }
-        let failed = driver_error("sending the settings");
         if self.settings.as_ref().is_none_or(|buffer| buffer.bytes() < bytes.len()) {
-            let larger = Buffer::zeroed(&self.stream, bytes.len()).map_err(&failed)?;
+            let larger = Buffer::zeroed(&self.stream, bytes.len(), TABLES)?;
             let old = self.settings.replace(larger);
             if self.settings_captured {
                 self.retired.extend(old);
@@ -156,7 +158,7 @@ impl Tables {
         }
         self.sent_settings = None; // unknown, should the upload fail
         if let Some(buffer) = &self.settings {
-            buffer.upload(0, &bytes).map_err(&failed)?;
+            self.stage.upload(&bytes, buffer).map_err(driver_error("sending the settings"))?;
         }
         self.sent_settings = Some(settings);
         self.sent_hypers.clone_from(&self.hypers);
@@ -183,7 +185,7 @@ impl Tables {
         }
         self.sent_tasks.clear(); // unknown, should the upload fail
         if let Some(scratch) = &self.scratch {
-            scratch.upload(0, &self.tasks).map_err(driver_error("sending the table of tensors"))?;
+            self.stage.upload(&self.tasks, scratch).map_err(driver_error("sending the table of tensors"))?;
         }
         self.sent_tasks.clone_from(&self.tasks);
         Ok(())

@@ -6,7 +6,7 @@ use crate::tensor::{Location, OnDevice, Place};
 use crate::{Element, Error, Tensor, TensorMut};
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice,
-    SyncOnDrop,
+    DriverError, SyncOnDrop,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -216,25 +216,62 @@ impl TensorMut<'_> {
     }
 }
 
+/// What orders a step's tensors for whoever uses them next: dropped when the step is launched.
+#[derive(Default)]
+pub(crate) struct Guards<'a> {
+    events: Vec<SyncOnDrop<'a>>,
+    /// Streams that no events order, to wait for this one.
+    joined: Vec<(Arc<CudaStream>, &'a CudaStream)>,
+}
+
+impl Drop for Guards<'_> {
+    fn drop(&mut self) {
+        self.events.clear();
+        for (theirs, ours) in &self.joined {
+            ours.context().record_err(theirs.join(ours));
+        }
+    }
+}
+
+impl<'a> Guards<'a> {
+    /// cudarc's events order two streams if both context objects record them. Otherwise `stream` waits here for all that
+    /// the tensor's stream has to do, and the latter waits for `stream` when the guards are dropped.
+    fn join(&mut self, theirs: Option<&Arc<CudaStream>>, stream: &'a CudaStream) -> Result<(), DriverError> {
+        let Some(theirs) = theirs else { return Ok(()) };
+        let same = |a: &CudaStream, b: &CudaStream| a.cu_stream() == b.cu_stream();
+        let by_events = theirs.context().is_managing_stream_synchronization()
+            && stream.context().is_managing_stream_synchronization();
+        if same(theirs, stream) || by_events || self.joined.iter().any(|(joined, _)| same(joined, theirs)) {
+            return Ok(());
+        }
+        stream.join(theirs)?;
+        self.joined.push((theirs.clone(), stream));
+        Ok(())
+    }
+}
+
 /// Fills in the addresses of a step's tensors, all known to lie on the stream's device, and makes `stream` wait for
-/// whoever used them last. The guards order whoever comes next: drop them when the step is launched.
+/// whoever used them last.
 pub(crate) fn borrow<'a>(
     updates: &'a mut [Update<'_>],
     stream: &'a CudaStream,
     mut found: impl FnMut(usize, u64, u64),
-) -> Result<Vec<SyncOnDrop<'a>>, Error> {
-    let mut guards = Vec::with_capacity(2 * updates.len());
+) -> Result<Guards<'a>, Error> {
+    let failed = super::driver_error("waiting for a tensor's last use");
+    let mut guards = Guards::default();
     for (index, update) in updates.iter_mut().enumerate() {
         let (Place::Cuda(target), Place::Cuda(source)) =
             (&mut update.parameter.place, &update.gradient.place)
         else {
             continue; // refused by the caller
         };
+        guards.join(target.stream(), stream).map_err(&failed)?;
+        guards.join(source.stream(), stream).map_err(&failed)?;
         let ((parameter, written), (gradient, read)) = (target.write(stream), source.read(stream));
         found(index, parameter, gradient);
-        guards.extend([written, read]);
+        guards.events.extend([written, read]);
     }
     // cudarc keeps the errors of these waits for later.
-    stream.context().check_err().map_err(super::driver_error("waiting for a tensor's last use"))?;
+    stream.context().check_err().map_err(failed)?;
     Ok(guards)
 }
