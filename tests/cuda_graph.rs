@@ -10,7 +10,10 @@ mod trajectories;
 
 use fadam::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use fadam::cuda::cudarc::driver::{CudaGraph, CudaSlice};
-use fadam::{Adam, Algorithm, Error, FAdam, FisherAdam, NonFinite, Optimizer, ParameterId, Report, Update};
+use fadam::{
+    Adam, Algorithm, Device, Error, FAdam, FisherAdam, NonFinite, Optimizer, ParameterId, Report, Update,
+    global_norm,
+};
 use gpu::{Gpu, gpus};
 
 const LEN: usize = 5000;
@@ -124,6 +127,21 @@ fn a_capture_without_a_step_before_is_refused() {
     assert_eq!(training.optimizer.algorithm().learning_rate(), 1e-3);
     training.optimizer.register("late", 3).unwrap();
     refused(capture(&gpu, || training.step()).map(drop).unwrap_err());
+    // What would leave a graph with memory of the host that is gone.
+    let id = training.id;
+    let gradient = gpu.upload(&[0.25; LEN]);
+    let captured_alone = |work: &mut dyn FnMut() -> Result<(), Error>| {
+        let error = capture(&gpu, work).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Capture { .. }), "{error:?}");
+    };
+    let optimizer = &mut training.optimizer;
+    captured_alone(&mut || optimizer.register("later", 3).map(drop));
+    captured_alone(&mut || optimizer.state(id).map(drop));
+    captured_alone(&mut || optimizer.norms_of(id).map(drop));
+    captured_alone(&mut || optimizer.report().map(drop));
+    captured_alone(&mut || optimizer.synchronize());
+    captured_alone(&mut || global_norm(Device::Cuda(0), &[(&gradient).into()]).map(drop));
+    captured_alone(&mut || Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().map(drop));
     // Nothing of that has happened.
     assert_eq!(training.optimizer.report().unwrap().step, 1);
     training.step().unwrap();

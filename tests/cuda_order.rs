@@ -8,7 +8,7 @@ mod emulator;
 mod gpu;
 mod trajectories;
 
-use fadam::cuda::cudarc::driver::{CudaSlice, DevicePtr};
+use fadam::cuda::cudarc::driver::{CudaContext, CudaSlice, DevicePtr};
 use fadam::{
     Adam, Device, EmpiricalFisher, Error, FAdam, FisherPower, NonFinite, Optimizer, Tensor, TensorMut,
     Update, global_norm, natural_gradient_step,
@@ -80,6 +80,53 @@ fn other_streams(own_stream: bool) {
         forward.synchronize().unwrap();
         same(&result, &expected(&ones, &[&g]));
         drop(gradient);
+    });
+}
+
+/// A context object with its default stream alone records no events; the optimizer's stream is another object's.
+#[test]
+fn tensors_of_a_context_object_without_events_are_ordered_too() {
+    on_every_order(|gpu| {
+        let simple = CudaContext::new(0).unwrap().default_stream();
+        let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
+        let id = optimizer.register("w", 5000).unwrap();
+        let (zeros, ones, g) = (vec![0.0; 5000], vec![1.0; 5000], vec![0.5; 5000]);
+        let (mut parameter, mut gradient) =
+            (simple.clone_htod(&zeros).unwrap(), simple.clone_htod(&zeros).unwrap());
+        simple.memcpy_htod(&ones, &mut parameter).unwrap();
+        simple.memcpy_htod(&g, &mut gradient).unwrap();
+        optimizer.step(&mut [Update::new(id, &mut parameter, &gradient)]).unwrap();
+        simple.memset_zeros(&mut gradient).unwrap();
+        drop(gradient);
+        let result = simple.clone_dtoh(&parameter).unwrap();
+        simple.synchronize().unwrap();
+        same(&result, &expected(&ones, &[&g]));
+    });
+}
+
+/// Its handle means another stream on every thread: the optimizer is built on one and stepped on others.
+#[test]
+fn an_optimizer_on_the_per_thread_stream_may_change_threads() {
+    on_every_order(|gpu| {
+        let context = CudaContext::new(gpu.ordinal).unwrap();
+        let builder = Optimizer::builder(Adam::adamw()).stream(context.per_thread_stream());
+        let mut optimizer = builder.build().unwrap();
+        let id = optimizer.register("w", 5000).unwrap();
+        let (mut result, ones) = (vec![1.0; 5000], vec![1.0; 5000]);
+        for _ in 0..3 {
+            std::thread::scope(|scope| {
+                let (optimizer, result, ones, context) = (&mut optimizer, &mut result, &ones, &context);
+                scope.spawn(move || {
+                    let stream = context.per_thread_stream();
+                    let (mut parameter, gradient) =
+                        (stream.clone_htod(&*result).unwrap(), stream.clone_htod(ones).unwrap());
+                    optimizer.step(&mut [Update::new(id, &mut parameter, &gradient)]).unwrap();
+                    *result = stream.clone_dtoh(&parameter).unwrap();
+                    stream.synchronize().unwrap();
+                });
+            });
+        }
+        same(&result, &expected(&ones, &[&ones, &ones, &ones]));
     });
 }
 
@@ -243,6 +290,38 @@ fn hyper_parameters_keep_their_order() {
         }
         same(&gpu.download(&parameter), &host);
     });
+}
+
+/// A table of more than 64 KiB, another one each step, as with an autograd that allocates its gradients anew.
+#[test]
+fn a_step_of_many_tensors_that_move_waits_for_nothing() {
+    let emulator = emulator::find();
+    let Some(gpus) = gpus() else { return };
+    let gpu = &gpus[0];
+    let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
+    let ids: Vec<_> = (0..1200).map(|i| optimizer.register(i.to_string(), 2).unwrap()).collect();
+    let (mut parameters, gradients) = (gpu.upload(&[1.0; 2400]), gpu.upload(&[1.0; 2403]));
+    for step in 0..3 {
+        if let Some(emulator) = &emulator {
+            emulator.reset_counts();
+        }
+        let parts = parameters.slice_mut(..).into_view();
+        let address = parts.device_ptr(&gpu.stream).0;
+        let at = gradients.device_ptr(&gpu.stream).0 + 4 * step;
+        let update = |(i, &id): (u64, _)| {
+            // SAFETY: within the two slices, all on one stream.
+            let (parameter, gradient) = unsafe {
+                let parameter = TensorMut::from_device_address::<f32>(address + 8 * i, 2, gpu.context());
+                (parameter, Tensor::from_device_address::<f32>(at + 8 * i, 2, gpu.context()))
+            };
+            Update::new(id, parameter, gradient)
+        };
+        optimizer.step(&mut (0..).zip(&ids).map(update).collect::<Vec<_>>()).unwrap();
+        if let Some(emulator) = &emulator {
+            assert_eq!(emulator.syncs(), 0);
+        }
+    }
+    same(&gpu.download(&parameters), &vec![expected(&[1.0], &[&[1.0], &[1.0], &[1.0]])[0]; 2400]);
 }
 
 /// Parameters that join late, after steps.

@@ -69,7 +69,9 @@ fn cases() -> Vec<Case> {
         Case { check: false, ..case("FAdam, κ, firing", fires, 44.0, 4) },
         Case { check: false, ..case("FAdam, κ < ½√N", two_sweeps, 36.0, 4) },
         case("FAdam, κ < ½√N, finite check", two_sweeps, 40.0, 5),
+        Case { norms: true, ..case("FAdam, κ < ½√N, finite check, norms", two_sweeps, 40.0, 6) },
         case("FisherAdam, finite check", fisher, 44.0, 5),
+        Case { norms: true, ..case("FisherAdam, finite check, norms", fisher, 44.0, 6) },
         Case { check: false, ..case("FisherAdam", fisher, 44.0, 5) },
         case("FisherAdam, λ = 0, finite check", no_decay, 40.0, 5),
     ]

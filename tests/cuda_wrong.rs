@@ -37,3 +37,37 @@ fn a_kernel_that_goes_wrong_is_found() {
     assert!(fault.contains("adam") && fault.contains("line"), "{fault}");
     assert!(matches!(optimizer.report(), Err(Error::Lost)), "the context is gone, and with it the state");
 }
+
+/// Whichever call is the first to find that the device is gone, the optimizer is lost.
+#[test]
+fn a_device_that_is_gone_is_found_by_every_call() {
+    const LAUNCH_FAILED: u32 = 719;
+    let emulator = emulator::find();
+    if gpus().is_none() {
+        return;
+    }
+    let Some(emulator) = emulator else { return };
+    type Call = fn(&mut Optimizer) -> Result<(), Error>;
+    let calls: [Call; 6] = [
+        |optimizer| optimizer.step(&mut []),
+        |optimizer| optimizer.set_learning_rate(0.5),
+        |optimizer| optimizer.set_grad_scale(2.0),
+        |optimizer| optimizer.register("late", 3).map(drop),
+        |optimizer| optimizer.report().map(drop),
+        |optimizer| optimizer.synchronize(),
+    ];
+    for (i, call) in calls.into_iter().enumerate() {
+        let gpu = Gpu::new(1);
+        let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
+        optimizer.register("w", 10).unwrap();
+        optimizer.step(&mut []).unwrap();
+        gpu.stream.synchronize().unwrap();
+        emulator.fail("cuStreamSynchronize", 1, LAUNCH_FAILED);
+        gpu.stream.synchronize().unwrap_err();
+        let error = call(&mut optimizer).unwrap_err();
+        assert!(matches!(error, Error::Cuda { .. }), "call {i}: {error:?}");
+        assert!(matches!(call(&mut optimizer), Err(Error::Lost)), "call {i}");
+        drop((optimizer, gpu));
+        emulator.clear_failures();
+    }
+}

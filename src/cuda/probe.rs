@@ -2,6 +2,7 @@
 
 use crate::Error;
 use libloading::Library;
+use std::error::Error as _;
 use std::ffi::c_int;
 use std::sync::OnceLock;
 
@@ -181,7 +182,7 @@ pub(super) fn open(names: &[&str], versions: &[&str]) -> Result<Library, Option<
             Ok(library) => return Ok(library),
             Err(error) => {
                 // Of a library that is not there, Linux says so in these words, of this file and no other.
-                let text = error.to_string();
+                let text = error.source().map_or_else(|| error.to_string(), |loader| loader.to_string());
                 let absent = format!("{file}: cannot open shared object file: No such file");
                 if cfg!(target_os = "linux") && !text.contains(&absent) {
                     refused.get_or_insert(text);

@@ -142,15 +142,16 @@ impl Model {
         };
         let copies: Vec<_> =
             gradients.iter().map(|g| g.as_ref().map(|g| (wide(g), narrow(g), g.len()))).collect();
+        /// One of the two, of a gradient that is there.
+        type View<'a> = Option<(Option<CudaView<'a, f32>>, Option<CudaView<'a, bf16>>)>;
         let mut views: Vec<_> = targets
             .iter_mut()
             .zip(&self.parameters)
             .zip(&copies)
             .map(|((target, p), copy)| {
-                let gradient: Option<(Option<CudaView<'_, f32>>, Option<CudaView<'_, bf16>>)> =
-                    copy.as_ref().map(|(wide, narrow, len)| {
-                        (wide.as_ref().map(|g| g.slice(..*len)), narrow.as_ref().map(|g| g.slice(..*len)))
-                    });
+                let gradient: View<'_> = copy.as_ref().map(|(wide, narrow, len)| {
+                    (wide.as_ref().map(|g| g.slice(..*len)), narrow.as_ref().map(|g| g.slice(..*len)))
+                });
                 (target.slice_mut(..p.len()), gradient)
             })
             .collect();
