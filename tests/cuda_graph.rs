@@ -204,3 +204,18 @@ fn a_graph_keeps_its_tensors() {
     assert_eq!(elsewhere[0], moved(1), "the replay stepped another tensor");
     assert_eq!(training.optimizer.report().unwrap().step, 3);
 }
+
+/// Tensors that were made on another stream, before the capture.
+#[test]
+fn tensors_of_another_stream_may_be_captured() {
+    let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
+    let mut training = Training::new(&gpu, Adam::adamw().into(), NonFinite::Skip);
+    let elsewhere = gpu.context().default_stream();
+    training.parameter = elsewhere.clone_htod(&[1.0; LEN]).unwrap();
+    training.gradient = elsewhere.clone_htod(&[0.25; LEN]).unwrap();
+    training.step().unwrap();
+    capture(&gpu, || training.step()).unwrap().launch().unwrap();
+    assert_eq!(training.optimizer.report().unwrap().step, 2);
+    gpu.stream.synchronize().unwrap();
+}

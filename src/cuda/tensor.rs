@@ -1,6 +1,8 @@
 //! Tensors in device memory, as callers pass them: cudarc's slices and views, which order their uses by events, or bare
 //! addresses.
 
+use super::buffer::capturing;
+use super::driver_error;
 use crate::optimizer::Update;
 use crate::tensor::{Location, OnDevice, Place};
 use crate::{Element, Error, Tensor, TensorMut};
@@ -216,6 +218,8 @@ impl TensorMut<'_> {
     }
 }
 
+const WAITING: &str = "waiting for a tensor's last use";
+
 /// What orders a step's tensors for whoever uses them next: dropped when the step is launched.
 #[derive(Default)]
 pub(crate) struct Guards<'a> {
@@ -235,8 +239,9 @@ impl Drop for Guards<'_> {
 
 impl<'a> Guards<'a> {
     /// cudarc's events order two streams if both context objects record them. Otherwise `stream` waits here for all that
-    /// the tensor's stream has to do, and the latter waits for `stream` when the guards are dropped.
-    fn join(&mut self, theirs: Option<&Arc<CudaStream>>, stream: &'a CudaStream) -> Result<(), DriverError> {
+    /// the tensor's stream has to do, and the latter waits for `stream` when the guards are dropped. (Not in a capture:
+    /// what happens outside it is for the caller to order.)
+    fn join(&mut self, theirs: Option<&Arc<CudaStream>>, stream: &'a CudaStream) -> Result<(), Error> {
         let Some(theirs) = theirs else { return Ok(()) };
         let same = |a: &CudaStream, b: &CudaStream| a.cu_stream() == b.cu_stream();
         let by_events = theirs.context().is_managing_stream_synchronization()
@@ -244,7 +249,10 @@ impl<'a> Guards<'a> {
         if same(theirs, stream) || by_events || self.joined.iter().any(|(joined, _)| same(joined, theirs)) {
             return Ok(());
         }
-        stream.join(theirs)?;
+        if capturing(stream)? {
+            return Ok(());
+        }
+        stream.join(theirs).map_err(driver_error(WAITING))?;
         self.joined.push((theirs.clone(), stream));
         Ok(())
     }
@@ -257,7 +265,6 @@ pub(crate) fn borrow<'a>(
     stream: &'a CudaStream,
     mut found: impl FnMut(usize, u64, u64),
 ) -> Result<Guards<'a>, Error> {
-    let failed = super::driver_error("waiting for a tensor's last use");
     let mut guards = Guards::default();
     for (index, update) in updates.iter_mut().enumerate() {
         let (Place::Cuda(target), Place::Cuda(source)) =
@@ -265,13 +272,13 @@ pub(crate) fn borrow<'a>(
         else {
             continue; // refused by the caller
         };
-        guards.join(target.stream(), stream).map_err(&failed)?;
-        guards.join(source.stream(), stream).map_err(&failed)?;
+        guards.join(target.stream(), stream)?;
+        guards.join(source.stream(), stream)?;
         let ((parameter, written), (gradient, read)) = (target.write(stream), source.read(stream));
         found(index, parameter, gradient);
         guards.events.extend([written, read]);
     }
     // cudarc keeps the errors of these waits for later.
-    stream.context().check_err().map_err(failed)?;
+    stream.context().check_err().map_err(driver_error(WAITING))?;
     Ok(guards)
 }
