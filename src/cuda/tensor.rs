@@ -8,7 +8,7 @@ use crate::tensor::{Location, OnDevice, Place};
 use crate::{Element, Error, Tensor, TensorMut};
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice,
-    DriverError, SyncOnDrop,
+    SyncOnDrop,
 };
 use std::fmt;
 use std::sync::Arc;
