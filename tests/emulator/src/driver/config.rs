@@ -3,6 +3,7 @@
 //! ```text
 //! FADAM_EMULATOR_DEVICES  compute capabilities, "80,90,100" by default; "" or "none": cuInit finds no device
 //! FADAM_EMULATOR_SMS      multiprocessors of each device, 2 by default
+//! FADAM_EMULATOR_POOLS    0: devices have no memory pools, so that cudarc allocates by cuMemAlloc
 //! FADAM_EMULATOR_SEED     order of queued work, blocks and warps; 0: in order; 1 by default
 //! FADAM_EMULATOR_DRIVER   the driver's version, 13040 by default; the PTX versions it accepts follow
 //! FADAM_EMULATOR_FAIL     "function:nth:code,…": the nth call of a function answers this code
@@ -17,6 +18,7 @@ pub(super) struct Config {
     /// 80 for `sm_80`.
     pub(super) devices: Vec<u32>,
     pub(super) multiprocessors: i32,
+    pub(super) pools: bool,
     pub(super) seed: u64,
     /// 13040 for CUDA 13.4.
     pub(super) version: i32,
@@ -35,6 +37,7 @@ impl Config {
         Self {
             devices: devices(variable("FADAM_EMULATOR_DEVICES").as_deref().unwrap_or("80,90,100")),
             multiprocessors: number(variable("FADAM_EMULATOR_SMS"), 2),
+            pools: number(variable("FADAM_EMULATOR_POOLS"), 1) != 0,
             seed: number(variable("FADAM_EMULATOR_SEED"), 1),
             version: number(variable("FADAM_EMULATOR_DRIVER"), 13040),
             failures: variable("FADAM_EMULATOR_FAIL").map(|text| Failure::list(&text)).unwrap_or_default(),

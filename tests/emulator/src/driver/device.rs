@@ -101,7 +101,7 @@ impl Driver {
             97 => device.shared_opt_in() as i32, // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
             106 => BLOCKS_PER_MULTIPROCESSOR as i32, // MAX_BLOCKS_PER_MULTIPROCESSOR
             111 => 1 << 10,    // RESERVED_SHARED_MEMORY_PER_BLOCK
-            115 => 1,          // MEMORY_POOLS_SUPPORTED
+            115 => self.config.pools.into(), // MEMORY_POOLS_SUPPORTED
             ..=0 | 162.. => return Err(Code::INVALID_VALUE),
             _ => 0,
         })
