@@ -118,9 +118,16 @@ fn an_optimizer_on_the_per_thread_stream_may_change_threads() {
                 let (optimizer, result, ones, context) = (&mut optimizer, &mut result, &ones, &context);
                 scope.spawn(move || {
                     let stream = context.per_thread_stream();
-                    let (mut parameter, gradient) =
+                    let (parameter, gradient) =
                         (stream.clone_htod(&*result).unwrap(), stream.clone_htod(ones).unwrap());
-                    optimizer.step(&mut [Update::new(id, &mut parameter, &gradient)]).unwrap();
+                    let [p, g] = [&parameter, &gradient].map(|slice| slice.device_ptr(&stream).0);
+                    // By address, as candle's tensors come: of what stream they are, an address does not tell.
+                    // SAFETY: of the two slices, which outlive the step.
+                    let update = unsafe {
+                        let p = TensorMut::from_device_address::<f32>(p, 5000, context);
+                        Update::new(id, p, Tensor::from_device_address::<f32>(g, 5000, context))
+                    };
+                    optimizer.step(&mut [update]).unwrap();
                     *result = stream.clone_dtoh(&parameter).unwrap();
                     stream.synchronize().unwrap();
                 });

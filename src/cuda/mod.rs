@@ -166,15 +166,15 @@ struct Parameter {
 
 #[derive(Debug)]
 pub(crate) struct Cuda {
-    kernels: Kernels,
-    parameters: Vec<Parameter>,
-    chunks: u64,
-    tables: Tables,
     /// The control block after the last step that was not captured.
     mirror: Mirror<Control>,
     /// The control block after an earlier step, copied anew only when the last copy is there: where `step` looks for a
     /// step that was skipped, without waiting.
     alarm: Mirror<Control>,
+    kernels: Kernels,
+    parameters: Vec<Parameter>,
+    chunks: u64,
+    tables: Tables,
     /// Whether a call of `step` was captured into a graph: replays then happen behind this object's back.
     captured: bool,
     /// Which figures the last step has computed.
