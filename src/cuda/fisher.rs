@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::module::{Module, Source as Kernels};
 use super::step::Sweep;
-use super::{ContextId, DefaultStream, driver_error, open};
+use super::{ContextId, Guards, driver_error, open};
 use crate::args::{FADAM_WARP, FisherArgs};
 use crate::fisher::{NAME, NaturalGradient, refuse_aliases};
 use crate::tensor::{Location, Place};
@@ -18,13 +18,11 @@ pub(crate) struct FisherSum {
     len: usize,
     sum: Buffer,
     fisher_accumulate: Sweep,
-    _default: DefaultStream,
 }
 
 impl FisherSum {
     pub(crate) fn new(ordinal: usize, len: usize) -> Result<Self, Error> {
-        let default = DefaultStream::of(ordinal)?;
-        let stream = default.stream.clone();
+        let stream = open(ordinal)?.default_stream();
         let context = stream.context();
         let module = Module::load_for_good(context, Kernels::Fisher)?;
         Ok(Self {
@@ -32,7 +30,6 @@ impl FisherSum {
             sum: Buffer::zeroed(&stream, len.saturating_mul(size_of::<f64>()), "the Fisher diagonal")?,
             fisher_accumulate: Sweep::load(&module, context, "fisher_accumulate")?,
             stream,
-            _default: default,
         })
     }
 
@@ -43,7 +40,8 @@ impl FisherSum {
     /// Adds `samples` rows of gradients, checked by the caller.
     pub(crate) fn add(&mut self, gradients: &Tensor<'_>, samples: usize) -> Result<(), Error> {
         let Place::Cuda(source) = &gradients.place else { return Ok(()) }; // refused by the caller
-        let (gradient, _guard) = source.read(&self.stream);
+        let mut guards = Guards::default();
+        let gradient = guards.read(source, &self.stream)?;
         let args = FisherArgs {
             gradient,
             fisher: self.sum.address(),
@@ -85,8 +83,9 @@ pub(crate) fn natural_gradient(
     let stream = known.cloned().unwrap_or_else(|| primary.default_stream());
     let context = stream.context();
     let kernel = Sweep::load(&Module::load_for_good(context, Kernels::Fisher)?, context, "natural_gradient")?;
-    let (theta, _written) = target.write(&stream);
-    let ((g, _read), (f, _fisher_read)) = (source.read(&stream), diagonal.read(&stream));
+    let mut guards = Guards::default();
+    let theta = guards.write(target, &stream)?;
+    let (g, f) = (guards.read(source, &stream)?, guards.read(diagonal, &stream)?);
     refuse_aliases(theta as usize, g as usize, f as usize, &gradient)?;
     let args = FisherArgs {
         parameter: theta,

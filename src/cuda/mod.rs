@@ -47,25 +47,6 @@ pub(crate) fn driver_error(doing: &'static str) -> impl Fn(DriverError) -> Error
     move |error| Error::Cuda { doing, error }
 }
 
-/// The default stream of a device, in a context object of its own.
-#[derive(Clone, Debug)]
-pub(crate) struct DefaultStream {
-    pub(crate) stream: Arc<CudaStream>,
-    /// cudarc orders streams by events in a context object that knows of more than one. Tensors come from another context
-    /// object, whose streams this one does not know; hence one more of its own, for the knowledge alone.
-    _second: Arc<CudaStream>,
-}
-
-impl DefaultStream {
-    /// # Errors
-    /// [`Error::Unavailable`] without a driver or this device, [`Error::Cuda`].
-    pub(crate) fn of(ordinal: usize) -> Result<Self, Error> {
-        let context = open(ordinal)?;
-        let second = context.new_stream().map_err(driver_error("creating a stream"))?;
-        Ok(Self { stream: context.default_stream(), _second: second })
-    }
-}
-
 /// A device's primary context.
 ///
 /// # Errors
@@ -182,9 +163,8 @@ pub(crate) struct Cuda {
     /// The last failed step that was reported as an error.
     reported: u64,
     stream: Arc<CudaStream>,
-    // Last: what is above is freed on their streams.
+    // Last: what is above is freed on its stream.
     beside: Option<Beside>,
-    _default: Option<DefaultStream>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -208,22 +188,12 @@ impl Drop for Cuda {
 impl Cuda {
     /// On a device's default stream.
     pub(crate) fn on_device(ordinal: usize, algorithm: &Algorithm, norms: bool) -> Result<Self, Error> {
-        let default = DefaultStream::of(ordinal)?;
-        Self::new(default.stream.clone(), Some(default), algorithm, norms)
+        Self::on_stream(open(ordinal)?.default_stream(), algorithm, norms)
     }
 
     /// On a stream of the caller's.
     pub(crate) fn on_stream(
         stream: Arc<CudaStream>,
-        algorithm: &Algorithm,
-        norms: bool,
-    ) -> Result<Self, Error> {
-        Self::new(stream, None, algorithm, norms)
-    }
-
-    fn new(
-        stream: Arc<CudaStream>,
-        default: Option<DefaultStream>,
         algorithm: &Algorithm,
         norms: bool,
     ) -> Result<Self, Error> {
@@ -244,7 +214,6 @@ impl Cuda {
             reported: 0,
             stream,
             beside,
-            _default: default,
         })
     }
 

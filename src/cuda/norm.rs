@@ -4,7 +4,7 @@ use super::buffer::refuse_capture;
 use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
 use super::table::{Tables, flags};
-use super::{ContextId, driver_error, open};
+use super::{ContextId, Guards, driver_error, open};
 use crate::args::{Control, FADAM_CHUNK, Settings, Task};
 use crate::tensor::{Location, Place};
 use crate::{Error, Tensor};
@@ -30,15 +30,15 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
     tables.reserve(tensors.len(), chunks, false)?;
     let settings = Settings { grad_scale: 1.0, ..Settings::default() };
     tables.settings(settings, std::iter::empty(), false)?;
-    let mut guards = Vec::with_capacity(tensors.len());
-    let tasks = tensors.iter().filter_map(|tensor| {
-        let Place::Cuda(source) = &tensor.place else { return None }; // refused above
-        let (gradient, guard) = source.read(&stream);
-        guards.push(guard);
+    let mut guards = Guards::default();
+    let mut tasks = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let Place::Cuda(source) = &tensor.place else { continue }; // refused above
+        let gradient = guards.read(source, &stream)?;
         let flags = flags(0, gradient, tensor.dtype);
-        Some(Task { gradient, len: tensor.len as u64, flags, ..Task::default() })
-    });
-    tables.tasks(tasks, false)?;
+        tasks.push(Task { gradient, len: tensor.len as u64, flags, ..Task::default() });
+    }
+    tables.tasks(tasks.into_iter(), false)?;
     context.check_err().map_err(driver_error("waiting for a tensor's last use"))?;
     let args = tables.args();
     let launching = driver_error("launching a kernel");

@@ -238,6 +238,22 @@ impl Drop for Guards<'_> {
 }
 
 impl<'a> Guards<'a> {
+    /// The address of what a kernel on `stream` reads.
+    pub(crate) fn read(&mut self, source: &'a Source<'_>, stream: &'a CudaStream) -> Result<u64, Error> {
+        self.join(source.stream(), stream)?;
+        let (address, guard) = source.read(stream);
+        self.events.push(guard);
+        Ok(address)
+    }
+
+    /// The address of what it writes.
+    pub(crate) fn write(&mut self, target: &'a mut Target<'_>, stream: &'a CudaStream) -> Result<u64, Error> {
+        self.join(target.stream(), stream)?;
+        let (address, guard) = target.write(stream);
+        self.events.push(guard);
+        Ok(address)
+    }
+
     /// cudarc's events order two streams if both context objects record them. Otherwise `stream` waits here for all that
     /// the tensor's stream has to do, and the latter waits for `stream` when the guards are dropped. (Not in a capture:
     /// what happens outside it is for the caller to order.)
@@ -272,11 +288,7 @@ pub(crate) fn borrow<'a>(
         else {
             continue; // refused by the caller
         };
-        guards.join(target.stream(), stream)?;
-        guards.join(source.stream(), stream)?;
-        let ((parameter, written), (gradient, read)) = (target.write(stream), source.read(stream));
-        found(index, parameter, gradient);
-        guards.events.extend([written, read]);
+        found(index, guards.write(target, stream)?, guards.read(source, stream)?);
     }
     // cudarc keeps the errors of these waits for later.
     stream.context().check_err().map_err(driver_error(WAITING))?;
