@@ -42,6 +42,7 @@ impl FisherSum {
         let Place::Cuda(source) = &gradients.place else { return Ok(()) }; // refused by the caller
         let mut guards = Guards::default();
         let gradient = guards.read(source, &self.stream)?;
+        guards.check(&self.stream)?;
         let args = FisherArgs {
             gradient,
             fisher: self.sum.address(),
@@ -86,6 +87,7 @@ pub(crate) fn natural_gradient(
     let mut guards = Guards::default();
     let theta = guards.write(target, &stream)?;
     let (g, f) = (guards.read(source, &stream)?, guards.read(diagonal, &stream)?);
+    guards.check(&stream)?;
     refuse_aliases(theta as usize, g as usize, f as usize, &gradient)?;
     let args = FisherArgs {
         parameter: theta,
@@ -102,7 +104,6 @@ pub(crate) fn natural_gradient(
 }
 
 fn run(kernel: &Sweep, stream: &CudaStream, args: &FisherArgs) -> Result<(), Error> {
-    stream.context().check_err().map_err(driver_error("waiting for a tensor's last use"))?;
     if args.len == 0 {
         return Ok(());
     }

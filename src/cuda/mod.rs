@@ -108,7 +108,6 @@ const PER_THREAD: usize = 2;
 struct Beside {
     caller: Arc<CudaStream>,
     own: Arc<CudaStream>,
-    raw: usize,
 }
 
 impl Beside {
@@ -121,7 +120,7 @@ impl Beside {
         let raw: CUstream = create().map_err(driver_error("creating a stream"))?;
         // SAFETY: the stream is this context's, and destroyed by `drop`, after all that the optimizer has on it.
         let own = unsafe { context.wrap_borrowed_stream(raw) };
-        Ok(Self { raw: raw.addr(), own, caller })
+        Ok(Self { own, caller })
     }
 }
 
@@ -130,8 +129,7 @@ impl Drop for Beside {
         let context = self.own.context();
         context.record_err(bind(context));
         // SAFETY: created by `new`, destroyed once.
-        context
-            .record_err(unsafe { result::stream::destroy(std::ptr::with_exposed_provenance_mut(self.raw)) });
+        context.record_err(unsafe { result::stream::destroy(self.own.cu_stream()) });
     }
 }
 
@@ -255,6 +253,15 @@ impl Cuda {
         policy: &Policy,
     ) -> Result<(), Error> {
         let capturing = capturing(&self.stream)?;
+        self.send_settings(groups, policy, capturing)
+    }
+
+    fn send_settings(
+        &mut self,
+        groups: &[(Group, Hyper)],
+        policy: &Policy,
+        capturing: bool,
+    ) -> Result<(), Error> {
         let settings = Settings {
             grad_scale: policy.grad_scale,
             max_grad_norm: policy.max_grad_norm.unwrap_or(0.0),
@@ -322,7 +329,7 @@ impl Cuda {
         capturing: bool,
     ) -> Result<(), Error> {
         self.tables.reserve(self.parameters.len(), self.chunks, capturing)?;
-        self.change_settings(groups, policy)?;
+        self.send_settings(groups, policy, capturing)?;
         let parameters = &self.parameters;
         let task = |job: &Job| {
             let Parameter { exp_avg, exp_avg_sq, max_exp_avg_sq, record, .. } = &parameters[job.index];

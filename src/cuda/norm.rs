@@ -39,7 +39,7 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
         tasks.push(Task { gradient, len: tensor.len as u64, flags, ..Task::default() });
     }
     tables.tasks(tasks.into_iter(), false)?;
-    context.check_err().map_err(driver_error("waiting for a tensor's last use"))?;
+    guards.check(&stream)?;
     let args = tables.args();
     let launching = driver_error("launching a kernel");
     if args.chunks > 0 {

@@ -254,6 +254,11 @@ impl<'a> Guards<'a> {
         Ok(address)
     }
 
+    /// Whether all waits are under way: cudarc keeps their errors for later.
+    pub(crate) fn check(&self, stream: &CudaStream) -> Result<(), Error> {
+        stream.context().check_err().map_err(driver_error(WAITING))
+    }
+
     /// cudarc's events order two streams if both context objects record them. Otherwise `stream` waits here for all that
     /// the tensor's stream has to do, and the latter waits for `stream` when the guards are dropped. (Not in a capture:
     /// what happens outside it is for the caller to order.)
@@ -290,7 +295,6 @@ pub(crate) fn borrow<'a>(
         };
         found(index, guards.write(target, stream)?, guards.read(source, stream)?);
     }
-    // cudarc keeps the errors of these waits for later.
-    stream.context().check_err().map_err(driver_error(WAITING))?;
+    guards.check(stream)?;
     Ok(guards)
 }
