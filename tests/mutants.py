@@ -179,7 +179,7 @@ MUTANTS = [
     # Refusals, and what a step promises besides values
     ("refuse: lengths", OPTIMIZER, "if found != *len {", "if found < *len {"),
     ("refuse: types", OPTIMIZER, "if parameter.dtype != Dtype::F32 {", "if parameter.dtype == Dtype::F32 {"),
-    ("refuse: repeated", OPTIMIZER, "if pair[0].index == pair[1].index {", "if pair[0].index > pair[1].index {"),
+    ("refuse: repeated", OPTIMIZER, "|pair| pair[0].index == pair[1].index", "|pair| pair[0].index > pair[1].index"),
     ("refuse: neighbours", OPTIMIZER, "before.end > span.start", "before.end >= span.start"),
     ("refuse: overlap by one", OPTIMIZER, "before.end > span.start", "before.end > span.start + 4"),
     ("refuse: gradients before", OPTIMIZER, "if span.written { any } else { written }", "written"),
