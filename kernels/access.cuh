@@ -26,10 +26,10 @@ __device__ __forceinline__ float load_f32(u64 address) {
     return x;
 }
 
-__device__ __forceinline__ float load_bf16(u64 address) {
-    unsigned short bits;
-    asm volatile("ld.global.u16 %0, [%1];" : "=h"(bits) : "l"(address));
-    return bf16_to_f32(bits);
+__device__ __forceinline__ unsigned short load_u16(u64 address) {
+    unsigned short x;
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(address));
+    return x;
 }
 
 /// 16 bytes, at a multiple of 16.
@@ -40,13 +40,10 @@ __device__ __forceinline__ void load_4_f32(u64 address, float *x) {
 }
 
 /// 8 bytes, at a multiple of 8.
-__device__ __forceinline__ void load_4_bf16(u64 address, float *x) {
-    unsigned short bits[4];
+__device__ __forceinline__ void load_4_u16(u64 address, unsigned short *x) {
     asm volatile("ld.global.v4.u16 {%0, %1, %2, %3}, [%4];"
-                 : "=h"(bits[0]), "=h"(bits[1]), "=h"(bits[2]), "=h"(bits[3])
+                 : "=h"(x[0]), "=h"(x[1]), "=h"(x[2]), "=h"(x[3])
                  : "l"(address));
-#pragma unroll
-    for (unsigned int k = 0; k < 4; k++) x[k] = bf16_to_f32(bits[k]);
 }
 
 __device__ __forceinline__ void store_f32(u64 address, float x) {
@@ -58,6 +55,18 @@ __device__ __forceinline__ void store_4_f32(u64 address, const float *x) {
     asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
                  :
                  : "l"(address), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+                 : "memory");
+}
+
+__device__ __forceinline__ void store_u16(u64 address, unsigned short x) {
+    asm volatile("st.global.u16 [%0], %1;" : : "l"(address), "h"(x) : "memory");
+}
+
+/// 8 bytes, at a multiple of 8.
+__device__ __forceinline__ void store_4_u16(u64 address, const unsigned short *x) {
+    asm volatile("st.global.v4.u16 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(address), "h"(x[0]), "h"(x[1]), "h"(x[2]), "h"(x[3])
                  : "memory");
 }
 

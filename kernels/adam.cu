@@ -20,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) adam_finali
 }
 
 /// The step, in place. Reads parameter, gradient and both moments, writes all but the gradient: 28 bytes a parameter,
-/// 36 with amsgrad. With FADAM_NORMS also sums g^2, delta^2 and theta^2.
+/// 36 with amsgrad, 8 more with an EMA. With FADAM_NORMS also sums g^2, delta^2 and theta^2.
 extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
@@ -32,25 +32,36 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs 
 #endif
         for (; chunk.rest > 0; chunk.next_row()) {
             float g[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR], v[FADAM_VECTOR], vmax[FADAM_VECTOR] = {};
-            chunk.load(chunk.parameter, p);
-            chunk.load(chunk.exp_avg, m);
-            chunk.load(chunk.exp_avg_sq, v);
-            if (amsgrad) chunk.load(chunk.max_exp_avg_sq, vmax);
+            chunk.load_parameter(p);
+#if FADAM_EMA
+            float e[FADAM_VECTOR];
+            chunk.load(chunk.ema, e);
+#endif
+            chunk.load_moment(chunk.exp_avg, m);
+            chunk.load_moment(chunk.exp_avg_sq, v);
+            if (amsgrad) chunk.load_moment(chunk.max_exp_avg_sq, vmax);
             chunk.load_gradient(g);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = adam_moments(step, g[k], p[k], &m[k], &v[k]);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, v);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
-                gradients.add_square(k, g[k] * step.moments.grad_scale);
+                gradients.add_square(k, g[k]);
                 parameters.add_square(k, p[k]);
-                updates.add_square(k, adam(step, g[k], &p[k], &m[k], &v[k], &vmax[k]));
+                updates.add_square(k, adam_apply(step, &p[k], m[k], v[k], &vmax[k]));
 #else
-                adam(step, g[k], &p[k], &m[k], &v[k], &vmax[k]);
+                adam_apply(step, &p[k], m[k], v[k], &vmax[k]);
 #endif
             }
-            chunk.store(chunk.parameter, p);
-            chunk.store(chunk.exp_avg, m);
-            chunk.store(chunk.exp_avg_sq, v);
-            if (amsgrad) chunk.store(chunk.max_exp_avg_sq, vmax);
+            chunk.store_parameter(p);
+            chunk.store_moment(chunk.exp_avg, m);
+            chunk.store_moment(chunk.exp_avg_sq, v);
+            if (amsgrad) chunk.store_moment(chunk.max_exp_avg_sq, vmax);
+#if FADAM_EMA
+            chunk.store_ema(e, p, args.ema_weight);
+#endif
         }
 #if FADAM_NORMS
         if (!global<const Settings>(args.settings)->reads_gradients) gradients.keep(args.partials[0], chunk);

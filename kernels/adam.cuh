@@ -13,19 +13,26 @@ FADAM_FN AdamStep adam_scalars(const AdamHyper &h, const Progress &progress, dou
     return k;
 }
 
-/// One element. `grad` is the gradient as loaded; `vmax` is touched under FADAM_AMSGRAD alone. Returns delta.
-FADAM_FN float adam(const AdamStep &k, float grad, float *p, float *m, float *v, float *vmax) {
+/// Commits the moments of one element. `grad` is the gradient as loaded. Returns the effective gradient before decay.
+FADAM_FN float adam_moments(const AdamStep &k, float grad, float p, float *m, float *v) {
     const unsigned int flags = k.moments.flags;
-    const bool decay = flags & FADAM_WEIGHT_DECAY, decoupled = flags & FADAM_DECOUPLED;
-    float g = grad * k.moments.grad_scale;                              // 1
-    if (decay && !decoupled) g = fmaf(k.weight_decay, *p, g);           // 2
+    const float scaled = grad * k.moments.grad_scale;                   // 1
+    float g = scaled;
+    if (flags & FADAM_WEIGHT_DECAY && !(flags & FADAM_DECOUPLED)) g = fmaf(k.weight_decay, p, g); // 2
     *m = exp_avg(*m, g, k.moments.exp_avg_mix, flags);                  // 3
     *v = exp_avg_sq(*v, g, k.moments.exp_avg_sq_mix, flags);            // 4
-    float second = *v;
-    if (flags & FADAM_AMSGRAD) second = *vmax = select_max(*v, *vmax);  // 5
+    return scaled;
+}
+
+/// Applies the moments as stored; `vmax` is touched under FADAM_AMSGRAD alone. Returns delta.
+FADAM_FN float adam_apply(const AdamStep &k, float *p, float m, float v, float *vmax) {
+    const unsigned int flags = k.moments.flags;
+    float second = v;
+    if (flags & FADAM_AMSGRAD) second = *vmax = select_max(v, *vmax);   // 5
     float d = denominator(second, k.moments);                           // 6
-    float delta = direction(*m, d, k.moments);                          // 7
-    float r = decay && decoupled ? fmaf(k.weight_decay, *p, delta) : delta; // 8
+    float delta = direction(m, d, k.moments);                           // 7
+    const bool decay = flags & FADAM_WEIGHT_DECAY && flags & FADAM_DECOUPLED;
+    float r = decay ? fmaf(k.weight_decay, *p, delta) : delta;          // 8
     *p = fmaf(k.neg_lr, r, *p);                                         // 9
     return delta;
 }

@@ -22,9 +22,17 @@
 #define FADAM_DECAY_CAP 32u      /* FAdam: lr * weight_decay / d is bounded */
 #define FADAM_RHO 64u            /* FisherAdam: rho != 1/2, so f^rho is a pow and not a sqrt */
 
+/* What random bits are for, the low bits of a counter's last word; the parameter's index is above them. */
+#define FADAM_RANDOM_PARAMETER 0u
+#define FADAM_RANDOM_EXP_AVG 1u
+#define FADAM_RANDOM_EXP_AVG_SQ 2u
+#define FADAM_RANDOM_PURPOSE_BITS 2u
+#define FADAM_RANDOM_BLOCK 8u /* elements that one draw serves */
+
 /* How far one parameter has come. It advances only in a step that the parameter takes part in and that is not skipped. */
 struct Progress {
     unsigned long long step;
+    unsigned long long start; /* the step in which master and EMA began with the parameter's value; 0: the next one */
     double beta1_power; /* beta1^step, one multiplication a step */
     double beta2_power;
 };
@@ -94,10 +102,15 @@ struct FisherAdamClip {
 
 #define FADAM_TASK_VECTOR 1u        /* all arrays start where a vector access may */
 #define FADAM_TASK_BF16_GRADIENT 2u /* else f32 */
+#define FADAM_TASK_BF16 4u          /* the parameter; else f32 */
+#define FADAM_TASK_MASTER 8u        /* it has an f32 master */
+#define FADAM_TASK_REMAINDER 16u    /* it has the low 16 bits of one */
 
 /* One tensor's part in a step. Tasks are in the order of registration, their chunks in one row. */
 struct Task {
     unsigned long long parameter, gradient;
+    unsigned long long master; /* float[len], or short[len]: the remainder; 0 without */
+    unsigned long long ema;    /* float[len]; 0 without */
     unsigned long long exp_avg, exp_avg_sq, max_exp_avg_sq; /* the last one with FADAM_AMSGRAD alone, else 0 */
     unsigned long long len;
     unsigned long long first_chunk; /* this tensor's first chunk in the row; an empty tensor has none */
@@ -154,6 +167,8 @@ struct StepArgs {
     unsigned long long partials[3]; /* float[chunks]: sums of g^2; of delta^2, n^2 or m^2; of theta^2 or w^2 */
     unsigned long long sums;        /* double[3][task_count], folded from the partials */
     unsigned long long control;     /* Control */
+    unsigned long long seed;        /* of stochastic rounding */
+    float ema_weight;               /* 1 - decay, of a parameter's new value in its EMA */
 };
 
 /* The argument of the kernels of fisher.cu, by value. */

@@ -37,25 +37,35 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam(StepArgs
 #endif
         for (; chunk.rest > 0; chunk.next_row()) {
             float g[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
-            chunk.load(chunk.parameter, p);
-            chunk.load(chunk.exp_avg, m);
-            chunk.load(chunk.exp_avg_sq, s);
+            chunk.load_parameter(p);
+#if FADAM_EMA
+            float e[FADAM_VECTOR];
+            chunk.load(chunk.ema, e);
+#endif
+            chunk.load_moment(chunk.exp_avg, m);
+            chunk.load_moment(chunk.exp_avg_sq, s);
             chunk.load_gradient(g);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, s);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
-                gradients.add_square(k, g[k] * step.moments.grad_scale);
+                gradients.add_square(k, g[k]);
                 parameters.add_square(k, p[k]);
 #endif
-                fadam_moments(step, g[k], &m[k], &s[k]);
                 float delta = fadam_apply(step, 1.0f, &p[k], m[k], s[k]);
 #if FADAM_KAPPA || FADAM_NORMS
                 updates.add_square(k, delta);
 #endif
             }
-            chunk.store(chunk.parameter, p);
-            chunk.store(chunk.exp_avg, m);
-            chunk.store(chunk.exp_avg_sq, s);
+            chunk.store_parameter(p);
+            chunk.store_moment(chunk.exp_avg, m);
+            chunk.store_moment(chunk.exp_avg_sq, s);
+#if FADAM_EMA
+            chunk.store_ema(e, p, args.ema_weight);
+#endif
         }
 #if FADAM_KAPPA || FADAM_NORMS
         updates.keep(args.partials[1], chunk);
@@ -80,22 +90,35 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fadam_decid
     }
 }
 
-/// Takes back what a speculative step applied too much: 16 bytes a parameter where kappa fires, else nothing.
+/// Takes back what a speculative step applied too much: 16 bytes a parameter where kappa fires, 24 with an EMA, else
+/// nothing.
 extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_correct(StepArgs args) {
     const Control &control = *control_of(args);
     if (control.skipped || control.update_clip == 1.0) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
+#if FADAM_BF16_PARAMETERS
+        chunk.has_master = true; // since the sweep before
+#endif
         const FAdamStep step = global<const FAdamStep>(args.scalars)[chunk.task_index];
         float back = (float)(global<const FAdamHyper>(args.hypers)[chunk.group].lr * (1.0 - control.update_clip));
         for (; chunk.rest > 0; chunk.next_row()) {
             float p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
-            chunk.load(chunk.parameter, p);
-            chunk.load(chunk.exp_avg, m);
-            chunk.load(chunk.exp_avg_sq, s);
+            chunk.load_parameter(p);
+            chunk.load_moment(chunk.exp_avg, m);
+            chunk.load_moment(chunk.exp_avg_sq, s);
+#if FADAM_EMA
+            float e[FADAM_VECTOR], before[FADAM_VECTOR];
+            chunk.load(chunk.ema, e);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) before[k] = p[k];
+#endif
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) fadam_correct(step, back, &p[k], m[k], s[k]);
-            chunk.store(chunk.parameter, p);
+            chunk.store_parameter(p);
+#if FADAM_EMA
+            chunk.correct_ema(e, before, p, args.ema_weight);
+#endif
         }
     }
 }
@@ -112,19 +135,22 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(
 #endif
         for (; chunk.rest > 0; chunk.next_row()) {
             float g[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
-            chunk.load(chunk.exp_avg, m);
-            chunk.load(chunk.exp_avg_sq, s);
+            chunk.load_moment(chunk.exp_avg, m);
+            chunk.load_moment(chunk.exp_avg_sq, s);
             chunk.load_gradient(g);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, s);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
-                gradients.add_square(k, g[k] * step.moments.grad_scale);
+                gradients.add_square(k, g[k]);
 #endif
-                fadam_moments(step, g[k], &m[k], &s[k]);
                 updates.add_square(k, fadam_delta(step, m[k], s[k]));
             }
-            chunk.store(chunk.exp_avg, m);
-            chunk.store(chunk.exp_avg_sq, s);
+            chunk.store_moment(chunk.exp_avg, m);
+            chunk.store_moment(chunk.exp_avg_sq, s);
         }
         updates.keep(args.partials[1], chunk);
 #if FADAM_NORMS
@@ -146,9 +172,13 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_apply(St
 #endif
         for (; chunk.rest > 0; chunk.next_row()) {
             float p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
-            chunk.load(chunk.parameter, p);
-            chunk.load(chunk.exp_avg, m);
-            chunk.load(chunk.exp_avg_sq, s);
+            chunk.load_parameter(p);
+#if FADAM_EMA
+            float e[FADAM_VECTOR];
+            chunk.load(chunk.ema, e);
+#endif
+            chunk.load_moment(chunk.exp_avg, m);
+            chunk.load_moment(chunk.exp_avg_sq, s);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
@@ -156,7 +186,10 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_apply(St
 #endif
                 fadam_apply(step, clip, &p[k], m[k], s[k]);
             }
-            chunk.store(chunk.parameter, p);
+            chunk.store_parameter(p);
+#if FADAM_EMA
+            chunk.store_ema(e, p, args.ema_weight);
+#endif
         }
 #if FADAM_NORMS
         parameters.keep(args.partials[2], chunk);

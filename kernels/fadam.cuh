@@ -18,11 +18,12 @@ FADAM_FN FAdamStep fadam_scalars(const FAdamHyper &h, const Progress &progress, 
 /// kappa / |delta| where the natural gradient is longer than kappa, else 1.
 FADAM_FN double fadam_clip(double kappa, double update_norm) { return update_norm > kappa ? kappa / update_norm : 1.0; }
 
-/// Commits the moments of one element.
-FADAM_FN void fadam_moments(const FAdamStep &k, float grad, float *m, float *s) {
+/// Commits the moments of one element. Returns the effective gradient.
+FADAM_FN float fadam_moments(const FAdamStep &k, float grad, float *m, float *s) {
     float g = grad * k.moments.grad_scale;                              // 1
     *m = exp_avg(*m, g, k.moments.exp_avg_mix, k.moments.flags);        // 2
     *s = exp_avg_sq(*s, g, k.moments.exp_avg_sq_mix, k.moments.flags);  // 3
+    return g;
 }
 
 /// delta before clipping, from the moments as stored.

@@ -104,6 +104,7 @@ __device__ __forceinline__ double advance(Progress &progress, double beta1, doub
     const bool first = progress.step == 0;
     const double before = first ? 1.0 : progress.beta2_power;
     progress.step += 1;
+    if (progress.start == 0) progress.start = progress.step;
     progress.beta1_power = (first ? 1.0 : progress.beta1_power) * beta1;
     progress.beta2_power = before * beta2;
     return before;

@@ -34,17 +34,19 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_su
         LaneSum natural, decayed;
         for (; chunk.rest > 0; chunk.next_row()) {
             float grad[FADAM_VECTOR], f[FADAM_VECTOR], p[FADAM_VECTOR] = {};
-            chunk.load(chunk.exp_avg_sq, f);
-            if (decay) chunk.load(chunk.parameter, p);
+            chunk.load_moment(chunk.exp_avg_sq, f);
+            if (decay) chunk.load_parameter(p);
             chunk.load_gradient(grad);
 #pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) grad[k] = fisher_adam_fisher(step, grad[k], &f[k]);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, f);
+#pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
-                float g = fisher_adam_fisher(step, grad[k], &f[k]);
                 float d = fisher_adam_denominator(step, damping, f[k]);
-                natural.add_square(k, div_or_zero(g, d));
+                natural.add_square(k, div_or_zero(grad[k], d));
                 if (decay) decayed.add_square(k, div_or_zero(p[k], d));
             }
-            chunk.store(chunk.exp_avg_sq, f);
+            chunk.store_moment(chunk.exp_avg_sq, f);
         }
         natural.keep(args.partials[1], chunk);
         decayed.keep(args.partials[2], chunk);
@@ -76,21 +78,31 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_ap
 #endif
         for (; chunk.rest > 0; chunk.next_row()) {
             float g[FADAM_VECTOR], f[FADAM_VECTOR], p[FADAM_VECTOR], m[FADAM_VECTOR];
-            chunk.load(chunk.exp_avg_sq, f);
-            chunk.load(chunk.parameter, p);
-            chunk.load(chunk.exp_avg, m);
+            chunk.load_moment(chunk.exp_avg_sq, f);
+            chunk.load_parameter(p);
+#if FADAM_EMA
+            float e[FADAM_VECTOR];
+            chunk.load(chunk.ema, e);
+#endif
+            chunk.load_moment(chunk.exp_avg, m);
             chunk.load_gradient(g);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++)
+                fisher_adam_momentum(scalars.step, scalars.damping, scalars.clip, g[k], f[k], &m[k]);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
                 parameters.add_square(k, p[k]);
-                updates.add_square(k, fisher_adam_apply(scalars.step, scalars.damping, scalars.clip, g[k], f[k], &p[k], &m[k]));
-#else
-                fisher_adam_apply(scalars.step, scalars.damping, scalars.clip, g[k], f[k], &p[k], &m[k]);
+                updates.add_square(k, m[k]);
 #endif
+                fisher_adam_apply(scalars.step, scalars.damping, scalars.clip, f[k], &p[k], m[k]);
             }
-            chunk.store(chunk.parameter, p);
-            chunk.store(chunk.exp_avg, m);
+            chunk.store_parameter(p);
+            chunk.store_moment(chunk.exp_avg, m);
+#if FADAM_EMA
+            chunk.store_ema(e, p, args.ema_weight);
+#endif
         }
 #if FADAM_NORMS
         updates.keep(args.partials[1], chunk);

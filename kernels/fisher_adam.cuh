@@ -68,18 +68,22 @@ FADAM_FN float fisher_adam_denominator(const FisherAdamStep &k, FisherAdamDampin
     return fisher_adam_root(k, f) + damping.eps; // 3
 }
 
-/// Momentum of the clipped natural gradient n and the step; `f` already holds this step's value. Returns m.
-FADAM_FN float fisher_adam_apply(const FisherAdamStep &k, FisherAdamDamping damping, FisherAdamClip clip, float grad,
-                                 float f, float *p, float *m) {
+/// Commits the momentum of the clipped natural gradient n; `f` already holds this step's value.
+FADAM_FN void fisher_adam_momentum(const FisherAdamStep &k, FisherAdamDamping damping, FisherAdamClip clip, float grad,
+                                   float f, float *m) {
     float g = grad * k.grad_scale;                                          // 1
     float d = fisher_adam_denominator(k, damping, f);                       // 3
     float n = clip.natural == 0.0f ? 0.0f : div_or_zero(g, d) * clip.natural; // 4
     *m = exp_avg(*m, n, k.exp_avg_mix, k.flags);                            // 5
-    float r = *m;
+}
+
+/// The step, by the momentum as stored.
+FADAM_FN void fisher_adam_apply(const FisherAdamStep &k, FisherAdamDamping damping, FisherAdamClip clip, float f,
+                                float *p, float m) {
+    float r = m;
     if (k.flags & FADAM_WEIGHT_DECAY && clip.decay != 0.0f)
-        r = fmaf(clip.decay, div_or_zero(*p, d), r);                        // 6
+        r = fmaf(clip.decay, div_or_zero(*p, fisher_adam_denominator(k, damping, f)), r); // 3, 6
     *p = fmaf(k.neg_lr, r, *p);                                             // 7
-    return *m;
 }
 
 #endif

@@ -15,22 +15,32 @@ pub const FADAM_DECOUPLED: u32 = 8;
 pub const FADAM_AMSGRAD: u32 = 16;
 pub const FADAM_DECAY_CAP: u32 = 32;
 pub const FADAM_RHO: u32 = 64;
+pub const FADAM_RANDOM_PARAMETER: u32 = 0;
+pub const FADAM_RANDOM_EXP_AVG: u32 = 1;
+pub const FADAM_RANDOM_EXP_AVG_SQ: u32 = 2;
+pub const FADAM_RANDOM_PURPOSE_BITS: u32 = 2;
+pub const FADAM_RANDOM_BLOCK: u32 = 8;
 pub const FADAM_TASK_VECTOR: u32 = 1;
 pub const FADAM_TASK_BF16_GRADIENT: u32 = 2;
+pub const FADAM_TASK_BF16: u32 = 4;
+pub const FADAM_TASK_MASTER: u32 = 8;
+pub const FADAM_TASK_REMAINDER: u32 = 16;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct Progress {
     pub step: ::core::ffi::c_ulonglong,
+    pub start: ::core::ffi::c_ulonglong,
     pub beta1_power: f64,
     pub beta2_power: f64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Progress"][::core::mem::size_of::<Progress>() - 24usize];
+    ["Size of Progress"][::core::mem::size_of::<Progress>() - 32usize];
     ["Alignment of Progress"][::core::mem::align_of::<Progress>() - 8usize];
     ["Offset of field: Progress::step"][::core::mem::offset_of!(Progress, step) - 0usize];
-    ["Offset of field: Progress::beta1_power"][::core::mem::offset_of!(Progress, beta1_power) - 8usize];
-    ["Offset of field: Progress::beta2_power"][::core::mem::offset_of!(Progress, beta2_power) - 16usize];
+    ["Offset of field: Progress::start"][::core::mem::offset_of!(Progress, start) - 8usize];
+    ["Offset of field: Progress::beta1_power"][::core::mem::offset_of!(Progress, beta1_power) - 16usize];
+    ["Offset of field: Progress::beta2_power"][::core::mem::offset_of!(Progress, beta2_power) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -220,6 +230,8 @@ const _: () = {
 pub struct Task {
     pub parameter: ::core::ffi::c_ulonglong,
     pub gradient: ::core::ffi::c_ulonglong,
+    pub master: ::core::ffi::c_ulonglong,
+    pub ema: ::core::ffi::c_ulonglong,
     pub exp_avg: ::core::ffi::c_ulonglong,
     pub exp_avg_sq: ::core::ffi::c_ulonglong,
     pub max_exp_avg_sq: ::core::ffi::c_ulonglong,
@@ -232,19 +244,21 @@ pub struct Task {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Task"][::core::mem::size_of::<Task>() - 80usize];
+    ["Size of Task"][::core::mem::size_of::<Task>() - 96usize];
     ["Alignment of Task"][::core::mem::align_of::<Task>() - 8usize];
     ["Offset of field: Task::parameter"][::core::mem::offset_of!(Task, parameter) - 0usize];
     ["Offset of field: Task::gradient"][::core::mem::offset_of!(Task, gradient) - 8usize];
-    ["Offset of field: Task::exp_avg"][::core::mem::offset_of!(Task, exp_avg) - 16usize];
-    ["Offset of field: Task::exp_avg_sq"][::core::mem::offset_of!(Task, exp_avg_sq) - 24usize];
-    ["Offset of field: Task::max_exp_avg_sq"][::core::mem::offset_of!(Task, max_exp_avg_sq) - 32usize];
-    ["Offset of field: Task::len"][::core::mem::offset_of!(Task, len) - 40usize];
-    ["Offset of field: Task::first_chunk"][::core::mem::offset_of!(Task, first_chunk) - 48usize];
-    ["Offset of field: Task::record"][::core::mem::offset_of!(Task, record) - 56usize];
-    ["Offset of field: Task::parameter_index"][::core::mem::offset_of!(Task, parameter_index) - 64usize];
-    ["Offset of field: Task::group"][::core::mem::offset_of!(Task, group) - 68usize];
-    ["Offset of field: Task::flags"][::core::mem::offset_of!(Task, flags) - 72usize];
+    ["Offset of field: Task::master"][::core::mem::offset_of!(Task, master) - 16usize];
+    ["Offset of field: Task::ema"][::core::mem::offset_of!(Task, ema) - 24usize];
+    ["Offset of field: Task::exp_avg"][::core::mem::offset_of!(Task, exp_avg) - 32usize];
+    ["Offset of field: Task::exp_avg_sq"][::core::mem::offset_of!(Task, exp_avg_sq) - 40usize];
+    ["Offset of field: Task::max_exp_avg_sq"][::core::mem::offset_of!(Task, max_exp_avg_sq) - 48usize];
+    ["Offset of field: Task::len"][::core::mem::offset_of!(Task, len) - 56usize];
+    ["Offset of field: Task::first_chunk"][::core::mem::offset_of!(Task, first_chunk) - 64usize];
+    ["Offset of field: Task::record"][::core::mem::offset_of!(Task, record) - 72usize];
+    ["Offset of field: Task::parameter_index"][::core::mem::offset_of!(Task, parameter_index) - 80usize];
+    ["Offset of field: Task::group"][::core::mem::offset_of!(Task, group) - 84usize];
+    ["Offset of field: Task::flags"][::core::mem::offset_of!(Task, flags) - 88usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -293,13 +307,13 @@ pub struct Record {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Record"][::core::mem::size_of::<Record>() - 56usize];
+    ["Size of Record"][::core::mem::size_of::<Record>() - 64usize];
     ["Alignment of Record"][::core::mem::align_of::<Record>() - 8usize];
     ["Offset of field: Record::progress"][::core::mem::offset_of!(Record, progress) - 0usize];
-    ["Offset of field: Record::grad_norm"][::core::mem::offset_of!(Record, grad_norm) - 24usize];
-    ["Offset of field: Record::update_norm"][::core::mem::offset_of!(Record, update_norm) - 32usize];
-    ["Offset of field: Record::parameter_norm"][::core::mem::offset_of!(Record, parameter_norm) - 40usize];
-    ["Offset of field: Record::norms_known"][::core::mem::offset_of!(Record, norms_known) - 48usize];
+    ["Offset of field: Record::grad_norm"][::core::mem::offset_of!(Record, grad_norm) - 32usize];
+    ["Offset of field: Record::update_norm"][::core::mem::offset_of!(Record, update_norm) - 40usize];
+    ["Offset of field: Record::parameter_norm"][::core::mem::offset_of!(Record, parameter_norm) - 48usize];
+    ["Offset of field: Record::norms_known"][::core::mem::offset_of!(Record, norms_known) - 56usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -342,10 +356,12 @@ pub struct StepArgs {
     pub partials: [::core::ffi::c_ulonglong; 3usize],
     pub sums: ::core::ffi::c_ulonglong,
     pub control: ::core::ffi::c_ulonglong,
+    pub seed: ::core::ffi::c_ulonglong,
+    pub ema_weight: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of StepArgs"][::core::mem::size_of::<StepArgs>() - 88usize];
+    ["Size of StepArgs"][::core::mem::size_of::<StepArgs>() - 104usize];
     ["Alignment of StepArgs"][::core::mem::align_of::<StepArgs>() - 8usize];
     ["Offset of field: StepArgs::tasks"][::core::mem::offset_of!(StepArgs, tasks) - 0usize];
     ["Offset of field: StepArgs::task_count"][::core::mem::offset_of!(StepArgs, task_count) - 8usize];
@@ -356,6 +372,8 @@ const _: () = {
     ["Offset of field: StepArgs::partials"][::core::mem::offset_of!(StepArgs, partials) - 48usize];
     ["Offset of field: StepArgs::sums"][::core::mem::offset_of!(StepArgs, sums) - 72usize];
     ["Offset of field: StepArgs::control"][::core::mem::offset_of!(StepArgs, control) - 80usize];
+    ["Offset of field: StepArgs::seed"][::core::mem::offset_of!(StepArgs, seed) - 88usize];
+    ["Offset of field: StepArgs::ema_weight"][::core::mem::offset_of!(StepArgs, ema_weight) - 96usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

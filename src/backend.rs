@@ -5,6 +5,7 @@ use crate::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda::{self, Cuda};
 use crate::optimizer::{Group, Policy};
+use crate::storage::Storage;
 use crate::tensor::Location;
 use crate::{Algorithm, Dtype, Error, Norms, Report, Simd, State, Update};
 use std::fmt;
@@ -96,13 +97,14 @@ unsafe impl Send for Address {}
 // SAFETY: as above.
 unsafe impl Sync for Address {}
 
-/// One parameter's part in a step, checked: `len` elements at both addresses, the parameter f32, no overlap.
+/// One parameter's part in a step, checked: `len` elements at both addresses, of these types, no overlap.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job {
     pub(crate) index: usize,
     pub(crate) group: usize,
     pub(crate) len: usize,
     pub(crate) parameter: Address,
+    pub(crate) parameter_dtype: Dtype,
     pub(crate) gradient: Address,
     pub(crate) gradient_dtype: Dtype,
 }
@@ -198,20 +200,21 @@ impl Backend {
         simd: Option<Simd>,
         algorithm: &Algorithm,
         norms: bool,
+        storage: Storage,
     ) -> Result<Self, Error> {
         #[cfg(not(feature = "cuda"))]
         let _ = (algorithm, norms);
         let simd = simd.map(Simd::checked).transpose()?; // also where nothing will use it
         match target.unwrap_or(Target::Device(Device::Cpu)) {
-            Target::Device(Device::Cpu) => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best))?)),
+            Target::Device(Device::Cpu) => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best), storage)?)),
             #[cfg(feature = "cuda")]
             Target::Device(Device::Cuda(ordinal)) => {
-                Ok(Self::Cuda(Box::new(Cuda::on_device(ordinal, algorithm, norms)?)))
+                Ok(Self::Cuda(Box::new(Cuda::on_device(ordinal, algorithm, norms, storage)?)))
             }
             #[cfg(not(feature = "cuda"))]
             Target::Device(Device::Cuda(ordinal)) => Err(no_cuda(ordinal)),
             #[cfg(feature = "cuda")]
-            Target::Stream(stream) => Ok(Self::Cuda(Box::new(Cuda::on_stream(stream, algorithm, norms)?))),
+            Target::Stream(stream) => Ok(Self::Cuda(Box::new(Cuda::on_stream(stream, algorithm, norms, storage)?))),
         }
     }
 
@@ -234,12 +237,24 @@ impl Backend {
         }
     }
 
-    /// Allocates the moments of the next parameter.
-    pub(crate) fn register(&mut self, name: &str, len: usize, amsgrad: bool) -> Result<(), Error> {
+    /// Allocates what is kept of the next parameter.
+    pub(crate) fn register(&mut self, name: &str, len: usize, dtype: Dtype) -> Result<(), Error> {
         match self {
-            Self::Cpu(cpu) => cpu.register(name, len, amsgrad),
+            Self::Cpu(cpu) => cpu.register(name, len, dtype),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.register(name, len, amsgrad),
+            Self::Cuda(cuda) => cuda.register(name, len, dtype),
+        }
+    }
+
+    /// Lets master and EMA begin with the parameter's value in its next step.
+    pub(crate) fn restart(&mut self, index: usize) -> Result<(), Error> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.restart(index);
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.restart(index),
         }
     }
 

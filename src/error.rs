@@ -15,6 +15,11 @@ pub enum Error {
         /// What is legal.
         expected: &'static str,
     },
+    /// Two options of a [`Builder`](crate::Builder) exclude each other, or one would have no effect.
+    Options {
+        /// Which, and why.
+        reason: &'static str,
+    },
     /// A parameter of this name is registered already.
     DuplicateName {
         /// The name.
@@ -137,6 +142,7 @@ impl fmt::Display for Error {
             Self::Hyperparameter { name, found, expected } => {
                 write!(f, "{name} is {found}, expected {expected}")
             }
+            Self::Options { reason } => f.write_str(reason),
             Self::DuplicateName { name } => write!(f, "parameter `{name}` is registered already"),
             Self::UnknownParameter { index } => {
                 write!(f, "parameter id {index} does not belong to this optimizer")

@@ -84,7 +84,8 @@
 //! 3. One sweep updates parameters and moments; [`FAdam`] with κ and [`FisherAdam`] may take another (each page says
 //!    when). Unscaling and clipping happen in it, in registers: gradients are never rewritten.
 //!
-//! Gradients are f32 or bf16, parameters f32, in any mix of lengths. On the CPU a step allocates nothing, forks once a sweep
+//! Gradients and parameters are f32 or bf16, in any mix of types and lengths; a bf16 parameter keeps the rest of its bits
+//! with the optimizer ([`Master`]). On the CPU a step allocates nothing, forks once a sweep
 //! in the caller's rayon pool, and stays on the calling thread where that is faster. On a GPU a sweep is one launch over
 //! all tensors, what is decided between sweeps is decided on the device, and nothing in a step waits for it.
 //!
@@ -113,6 +114,7 @@ mod norm;
 pub mod numerics;
 mod optimizer;
 mod report;
+mod storage;
 mod tensor;
 
 pub use algorithm::{Adam, Algorithm, Decay, FAdam, FisherAdam};
@@ -123,4 +125,5 @@ pub use fisher::{EmpiricalFisher, FisherPower, natural_gradient_step};
 pub use norm::global_norm;
 pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
 pub use report::{Norms, Report};
+pub use storage::{Master, Rounding, join};
 pub use tensor::{Dtype, Element, Tensor, TensorMut};

@@ -2,7 +2,10 @@
 
 use crate::algorithm::{Hyper, check, positive};
 use crate::backend::{Address, Backend, Failure, Job, NotFinite, Target};
-use crate::{Algorithm, Device, Dtype, Error, Norms, Report, Simd, Tensor, TensorMut};
+use crate::storage::Storage;
+use crate::{
+    Algorithm, Device, Dtype, Error, Master, Norms, Report, Rounding, Simd, Tensor, TensorMut,
+};
 use std::collections::HashMap;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,10 +28,10 @@ pub enum NonFinite {
 /// to the optimizer.
 ///
 /// ```
-/// use fadam::{Adam, Group, Optimizer};
+/// use fadam::{Adam, Dtype, Group, Optimizer};
 /// let mut optimizer = Optimizer::new(Adam::adamw())?;
 /// let no_decay = optimizer.add_group(Group { weight_decay: Some(0.0), ..Group::default() })?;
-/// let bias = optimizer.register_in(no_decay, "bias", 768)?;
+/// let bias = optimizer.register_in(no_decay, "bias", 768, Dtype::F32)?;
 /// # Ok::<(), fadam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -92,12 +95,19 @@ impl<'a> Update<'a> {
 pub struct State {
     /// How many steps the parameter took part in.
     pub step: u64,
-    /// m, the first moment.
+    /// m, the first moment; bf16 moments are widened, here and below.
     pub exp_avg: Vec<f32>,
     /// v of Adam, s of FAdam, the Fisher diagonal f of FisherAdam.
     pub exp_avg_sq: Vec<f32>,
     /// The largest v so far, with amsgrad.
     pub max_exp_avg_sq: Option<Vec<f32>>,
+    /// θ in f32, of a bf16 parameter with [`Master::F32`]. `None`, as the two below, where it begins with the parameter's
+    /// value in the next step.
+    pub master: Option<Vec<f32>>,
+    /// With [`Master::Remainder`], what [`join`](crate::join) makes θ of, together with the bf16 value.
+    pub remainder: Option<Vec<i16>>,
+    /// The exponential moving average of θ, with [`Builder::ema`].
+    pub ema: Option<Vec<f32>>,
 }
 
 /// What goes for a whole step, whichever the parameter.
@@ -139,6 +149,11 @@ pub struct Builder {
     max_grad_norm: Option<f64>,
     non_finite: NonFinite,
     norms: bool,
+    master: Master,
+    moments: Dtype,
+    rounding: Option<Rounding>,
+    seed: u64,
+    ema: Option<f64>,
 }
 
 impl Builder {
@@ -193,17 +208,71 @@ impl Builder {
         self
     }
 
+    /// What is kept beside bf16 parameters. Default [`Master::Remainder`].
+    pub fn master(mut self, master: Master) -> Self {
+        self.master = master;
+        self
+    }
+
+    /// The type of the moments, whatever the parameters' is. Default [`Dtype::F32`]. With [`Dtype::Bf16`] they take half
+    /// the memory and traffic, and are rounded by [`rounding`](Self::rounding) in each step; what the step computes from
+    /// them it computes from the rounded ones.
+    pub fn moments(mut self, moments: Dtype) -> Self {
+        self.moments = moments;
+        self
+    }
+
+    /// How bf16 parameters with [`Master::None`] and bf16 moments are rounded. Default [`Rounding::Stochastic`]. Refused
+    /// where neither is: with a master and f32 moments nothing is rounded.
+    pub fn rounding(mut self, rounding: Rounding) -> Self {
+        self.rounding = Some(rounding);
+        self
+    }
+
+    /// The key of stochastic rounding. Default 0.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Keeps an exponential moving average of each parameter, in f32: it begins with the parameter after its first step, and
+    /// then ema ← decay · ema + (1 − decay) · θ in the sweep that steps θ, 8 bytes more. 0.999 or 0.9999 are usual; in [0, 1).
+    /// Default: none. It is read by [`Optimizer::state`].
+    pub fn ema(mut self, decay: f64) -> Self {
+        self.ema = Some(decay);
+        self
+    }
+
+    fn storage(&self) -> Result<Storage, Error> {
+        if self.rounding.is_some() && self.master != Master::None && self.moments == Dtype::F32 {
+            let reason = "rounding has no effect: with a master and f32 moments nothing is rounded";
+            return Err(Error::Options { reason });
+        }
+        if let Some(decay) = self.ema {
+            check((0.0..1.0).contains(&decay), "ema", decay, "a number in [0, 1)")?;
+        }
+        Ok(Storage {
+            master: self.master,
+            moments: self.moments,
+            rounding: self.rounding.unwrap_or_default(),
+            seed: self.seed,
+            ema: self.ema,
+            amsgrad: matches!(self.algorithm, Algorithm::Adam(adam) if adam.amsgrad),
+        })
+    }
+
     /// The optimizer, without parameters yet.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::Unavailable`] for a device, a compiler or an
-    /// instruction set that is not there, [`Error::Compile`], [`Error::Cuda`].
+    /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::Options`] for a rounding where nothing is rounded,
+    /// [`Error::Unavailable`] for a device, a compiler or an instruction set that is not there, [`Error::Compile`], [`Error::Cuda`].
     pub fn build(self) -> Result<Optimizer, Error> {
         if let Some(max) = self.max_grad_norm {
             positive("max_grad_norm", max)?;
         }
         let hyper = self.algorithm.resolve(&Group::default())?;
-        let backend = Backend::new(self.target, self.simd, &self.algorithm, self.norms)?;
+        let storage = self.storage()?;
+        let backend = Backend::new(self.target, self.simd, &self.algorithm, self.norms, storage)?;
         static OWNERS: AtomicUsize = AtomicUsize::new(0);
         Ok(Optimizer {
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
@@ -219,6 +288,7 @@ impl Builder {
                 },
                 speculate: false,
             },
+            storage,
             groups: vec![(Group::default(), hyper)],
             parameters: Vec::new(),
             by_name: HashMap::new(),
@@ -234,6 +304,7 @@ impl Builder {
 #[derive(Debug)]
 struct Parameter {
     name: String,
+    dtype: Dtype,
     len: usize,
     group: usize,
 }
@@ -266,6 +337,7 @@ pub struct Optimizer {
     owner: usize,
     algorithm: Algorithm,
     policy: Policy,
+    storage: Storage,
     groups: Vec<(Group, Hyper)>,
     parameters: Vec<Parameter>,
     by_name: HashMap<String, usize>,
@@ -296,6 +368,11 @@ impl Optimizer {
             max_grad_norm: None,
             non_finite: NonFinite::Skip,
             norms: false,
+            master: Master::default(),
+            moments: Dtype::F32,
+            rounding: None,
+            seed: 0,
+            ema: None,
         }
     }
 
@@ -311,12 +388,20 @@ impl Optimizer {
     }
 
     /// Registers an f32 parameter of `len` elements and allocates its moments, all zero. The order of registration is
-    /// the order in which norms are summed: keep it fixed, by sorted names, say.
+    /// the order in which norms are summed, and part of what stochastic rounding draws: keep it fixed, by sorted names, say.
     ///
     /// # Errors
-    /// [`Error::DuplicateName`], [`Error::OutOfMemory`], [`Error::Cuda`].
+    /// [`Error::DuplicateName`], [`Error::OutOfMemory`]; on a GPU [`Error::Cuda`], [`Error::Compile`].
     pub fn register(&mut self, name: impl Into<String>, len: usize) -> Result<ParameterId, Error> {
-        self.register_at(0, name.into(), len)
+        self.register_at(0, name.into(), len, Dtype::F32)
+    }
+
+    /// As [`register`](Self::register), a bf16 parameter. Its master begins with the parameter's value in its first step.
+    ///
+    /// # Errors
+    /// As `register`.
+    pub fn register_bf16(&mut self, name: impl Into<String>, len: usize) -> Result<ParameterId, Error> {
+        self.register_at(0, name.into(), len, Dtype::Bf16)
     }
 
     /// As [`register`](Self::register), in a group.
@@ -328,20 +413,26 @@ impl Optimizer {
         group: GroupId,
         name: impl Into<String>,
         len: usize,
+        dtype: Dtype,
     ) -> Result<ParameterId, Error> {
         let group = self.group_index(group)?;
-        self.register_at(group, name.into(), len)
+        self.register_at(group, name.into(), len, dtype)
     }
 
-    fn register_at(&mut self, group: usize, name: String, len: usize) -> Result<ParameterId, Error> {
+    fn register_at(
+        &mut self,
+        group: usize,
+        name: String,
+        len: usize,
+        dtype: Dtype,
+    ) -> Result<ParameterId, Error> {
         if self.by_name.contains_key(&name) {
             return Err(Error::DuplicateName { name });
         }
-        let amsgrad = matches!(self.algorithm, Algorithm::Adam(adam) if adam.amsgrad);
-        self.ask(|backend| backend.register(&name, len, amsgrad))?;
+        self.ask(|backend| backend.register(&name, len, dtype))?;
         let index = self.parameters.len();
         self.by_name.insert(name.clone(), index);
-        self.parameters.push(Parameter { name, len, group });
+        self.parameters.push(Parameter { name, dtype, len, group });
         self.elements += len;
         self.choose_form();
         self.jobs.reserve(self.parameters.len());
@@ -349,10 +440,35 @@ impl Optimizer {
         Ok(ParameterId { owner: self.owner, index })
     }
 
-    /// Whether FAdam applies Δ before its norm is known: it must be bounded in every group, and κ must fire seldom.
+    /// Whether FAdam applies Δ before its norm is known: it must be bounded in every group, κ must fire seldom, and a
+    /// correction must not round what has been rounded.
     fn choose_form(&mut self) {
         let seldom = self.policy.kappa.is_some_and(|kappa| kappa >= 0.5 * (self.elements as f64).sqrt());
-        self.policy.speculate = seldom && self.groups.iter().all(|(_, hyper)| hyper.bounds_update());
+        let has_no_master = |p: &Parameter| p.dtype == Dtype::Bf16 && self.storage.master == Master::None;
+        let exact = self.storage.moments == Dtype::F32 && !self.parameters.iter().any(has_no_master);
+        self.policy.speculate = seldom && exact && self.groups.iter().all(|(_, hyper)| hyper.bounds_update());
+    }
+
+    /// Tells the optimizer that the caller has overwritten this parameter: its master (of bf16) and its EMA begin with the
+    /// new value in its next step. Moments and step count stay. (An f32 parameter without EMA needs no telling.)
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::Lost`]; on a GPU [`Error::Cuda`], [`Error::Capture`].
+    ///
+    /// ```
+    /// use fadam::{Adam, Optimizer, Update};
+    /// use half::bf16;
+    /// let mut optimizer = Optimizer::new(Adam::default())?;
+    /// let w = optimizer.register_bf16("w", 1)?;
+    /// let mut weight = [bf16::ONE];
+    /// optimizer.step(&mut [Update::new(w, &mut weight, &[1.0_f32])])?;
+    /// weight[0] = bf16::from_f32(2.0); // loaded from elsewhere
+    /// optimizer.reset_master(w)?;
+    /// # Ok::<(), fadam::Error>(())
+    /// ```
+    pub fn reset_master(&mut self, id: ParameterId) -> Result<(), Error> {
+        let index = self.parameter_index(id)?;
+        self.ask(|backend| backend.restart(index))
     }
 
     /// The parameter of this name.
@@ -511,18 +627,18 @@ impl Optimizer {
         let location = self.backend.location();
         for update in updates {
             let index = self.parameter_index(update.id)?;
-            let Parameter { name, len, group } = &self.parameters[index];
+            let Parameter { name, dtype, len, group } = &self.parameters[index];
             let (parameter, gradient) = (&update.parameter, &update.gradient);
             for (role, found) in [("parameter", parameter.len), ("gradient", gradient.len)] {
                 if found != *len {
                     return Err(Error::Length { name: name.clone(), role, expected: *len, found });
                 }
             }
-            if parameter.dtype != Dtype::F32 {
+            if parameter.dtype != *dtype {
                 return Err(Error::Dtype {
                     name: name.clone(),
                     role: "parameter",
-                    expected: "f32",
+                    expected: dtype.name(),
                     found: parameter.dtype.to_string(),
                 });
             }
@@ -536,6 +652,7 @@ impl Optimizer {
                 group: *group,
                 len: *len,
                 parameter: Address(null_mut()),
+                parameter_dtype: *dtype,
                 gradient: Address(null_mut()),
                 gradient_dtype: gradient.dtype,
             });
@@ -561,7 +678,7 @@ impl Optimizer {
                 let start = address.0.addr();
                 Span { start, end: start + job.len * dtype.size(), parameter: job.index, written }
             };
-            self.spans.push(span(job.parameter, Dtype::F32, true));
+            self.spans.push(span(job.parameter, job.parameter_dtype, true));
             self.spans.push(span(job.gradient, job.gradient_dtype, false));
         }
         self.spans.sort_unstable_by_key(|span| span.start);

@@ -53,3 +53,8 @@ fn fadam_has_the_bits_of_the_cpu() {
 fn fisher_adam_has_the_bits_of_the_cpu() {
     same_bits_as_the_cpu(trajectories::fisher_adam());
 }
+
+#[test]
+fn bf16_has_the_bits_of_the_cpu() {
+    same_bits_as_the_cpu(trajectories::bf16());
+}

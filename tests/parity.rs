@@ -53,6 +53,11 @@ fn fisher_adam_has_the_same_bits_everywhere() {
 }
 
 #[test]
+fn bf16_has_the_same_bits_everywhere() {
+    same_bits_everywhere(trajectories::bf16());
+}
+
+#[test]
 fn fadam_without_options_is_adam() {
     for adam in trajectories::adam() {
         let fadam = Trajectory { algorithm: FAdam::default().into(), ..adam.clone() };

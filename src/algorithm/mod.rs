@@ -112,12 +112,13 @@ impl Hyper {
 
 impl Progress {
     /// Before the first step: β⁰ = 1.
-    pub(crate) const START: Self = Self { step: 0, beta1_power: 1.0, beta2_power: 1.0 };
+    pub(crate) const START: Self = Self { step: 0, start: 0, beta1_power: 1.0, beta2_power: 1.0 };
 
     /// One step further. β^t is a running product, so that every device computes the same bits.
     pub(crate) fn next(self, (beta1, beta2): (f64, f64)) -> Self {
         Self {
             step: self.step + 1,
+            start: if self.start == 0 { self.step + 1 } else { self.start },
             beta1_power: self.beta1_power * beta1,
             beta2_power: self.beta2_power * beta2,
         }

@@ -1,8 +1,8 @@
 //! `adam`: kernels/adam.cuh, line by line; one sweep.
 
 use super::Cpu;
-use super::kernel::{At, Gradient, Kernel};
-use super::moments::{denominator, direction, exp_avg, exp_avg_sq};
+use super::kernel::{At, Gradient, Kernel, Moments, Use};
+use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
 use super::simd::{Isa, Vector};
 use super::step::{Step, run_all};
 use crate::args::{AdamStep, FADAM_AMSGRAD, FADAM_DECOUPLED, FADAM_WEIGHT_DECAY};
@@ -10,13 +10,16 @@ use crate::args::{AdamStep, FADAM_AMSGRAD, FADAM_DECOUPLED, FADAM_WEIGHT_DECAY};
 /// One step. With NORMS, sums g² (as it enters the step), Δ² and θ² (before the step).
 pub(super) struct Adam<const NORMS: bool> {
     pub(super) step: AdamStep,
+    pub(super) ema: Ema,
 }
 
 impl<const NORMS: bool> Kernel for Adam<NORMS> {
     const SUMS: [bool; 3] = [NORMS; 3];
+    const PARAMETER: Use = Use::Writes;
+    const MOMENTS: [Use; 3] = [Use::Writes; 3];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
         let AdamStep { moments: k, neg_lr, weight_decay } = &self.step;
         let decay = k.flags & FADAM_WEIGHT_DECAY != 0;
         let decoupled = k.flags & FADAM_DECOUPLED != 0;
@@ -29,6 +32,8 @@ impl<const NORMS: bool> Kernel for Adam<NORMS> {
         let g = if decay && !decoupled { isa.splat(*weight_decay).mul_add(p, scaled) } else { scaled }; // 2
         let m = exp_avg(isa, m, g, k.exp_avg_mix, k.flags); // 3
         let v = exp_avg_sq(isa, v, g, k.exp_avg_sq_mix, k.flags); // 4
+        // SAFETY: the caller's.
+        let (m, v) = unsafe { (M::round::<S>(m, at.exp_avg_random), M::round::<S>(v, at.exp_avg_sq_random)) };
         let mut second = v;
         if k.flags & FADAM_AMSGRAD != 0 {
             // SAFETY: the caller's; under amsgrad the array is there.
@@ -46,6 +51,7 @@ impl<const NORMS: bool> Kernel for Adam<NORMS> {
             next.store(at.parameter);
             m.store(at.exp_avg);
             v.store(at.exp_avg_sq);
+            self.ema.update(isa, &at, next);
         }
         if NORMS {
             sums[0] = scaled.mul_add(scaled, sums[0]);
@@ -58,7 +64,7 @@ impl<const NORMS: bool> Kernel for Adam<NORMS> {
 impl Cpu {
     pub(super) fn adam<const NORMS: bool>(&mut self) {
         run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-            Step::Adam(step) => Some(Adam::<NORMS> { step }),
+            Step::Adam(step) => Some(Adam::<NORMS> { step, ema: task.ema }),
             _ => None,
         });
     }

@@ -1,27 +1,28 @@
 //! `fadam`: kernels/fadam.cuh, line by line; one sweep, or two where κ wants them.
 
 use super::Cpu;
-use super::kernel::{At, Gradient, Kernel};
-use super::moments::{denominator, direction, exp_avg, exp_avg_sq};
+use super::kernel::{At, Gradient, Kernel, Moments, Use};
+use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
 use super::simd::{Isa, Vector};
 use super::step::{Step, run_all, total};
 use crate::algorithm;
 use crate::args::{FADAM_DECAY_CAP, FADAM_WEIGHT_DECAY, FAdamStep};
 use crate::optimizer::Policy;
 
-/// `fadam_moments`, steps 1 to 3: the new moments, not yet stored, and the effective gradient.
+/// `fadam_moments`, steps 1 to 3: the effective gradient, and the new moments as they will be stored.
 ///
 /// # Safety
 /// Gradient and moments are valid for one vector at `at`.
 #[inline(always)]
-unsafe fn moments<S: Isa, G: Gradient>(isa: S, step: &FAdamStep, at: &At) -> (S::V, S::V, S::V) {
+unsafe fn moments<S: Isa, G: Gradient, M: Moments>(isa: S, step: &FAdamStep, at: &At) -> (S::V, S::V, S::V) {
     let k = &step.moments;
     // SAFETY: the caller's.
     let (grad, m, s) = unsafe { (G::load(isa, at.gradient), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
     let g = grad * isa.splat(k.grad_scale); // 1
     let m = exp_avg(isa, m, g, k.exp_avg_mix, k.flags); // 2
     let s = exp_avg_sq(isa, s, g, k.exp_avg_sq_mix, k.flags); // 3
-    (g, m, s)
+    // SAFETY: the caller's.
+    unsafe { (g, M::round::<S>(m, at.exp_avg_random), M::round::<S>(s, at.exp_avg_sq_random)) }
 }
 
 /// `fadam_apply`: the new θ, and Δ before clipping.
@@ -44,21 +45,25 @@ fn apply<S: Isa>(isa: S, step: &FAdamStep, clip: f32, p: S::V, m: S::V, s: S::V)
 /// The whole step in one sweep, Δ unclipped. With UPDATE, sums Δ²; with NORMS, g² and θ².
 struct FAdam<const UPDATE: bool, const NORMS: bool> {
     step: FAdamStep,
+    ema: Ema,
 }
 
 impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
     const SUMS: [bool; 3] = [NORMS, UPDATE, NORMS];
+    const PARAMETER: Use = Use::Writes;
+    const MOMENTS: [Use; 3] = [Use::Writes, Use::Writes, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
         // SAFETY: the caller's.
-        let ((g, m, s), p) = unsafe { (moments::<S, G>(isa, &self.step, &at), isa.load(at.parameter)) };
+        let ((g, m, s), p) = unsafe { (moments::<S, G, M>(isa, &self.step, &at), isa.load(at.parameter)) };
         let (next, delta) = apply(isa, &self.step, 1.0, p, m, s);
         // SAFETY: the caller's.
         unsafe {
             next.store(at.parameter);
             m.store(at.exp_avg);
             s.store(at.exp_avg_sq);
+            self.ema.update(isa, &at, next);
         }
         if UPDATE {
             sums[1] = delta.mul_add(delta, sums[1]);
@@ -77,11 +82,13 @@ struct FAdamMoments<const NORMS: bool> {
 
 impl<const NORMS: bool> Kernel for FAdamMoments<NORMS> {
     const SUMS: [bool; 3] = [NORMS, true, false];
+    const PARAMETER: Use = Use::No;
+    const MOMENTS: [Use; 3] = [Use::Writes, Use::Writes, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
         // SAFETY: the caller's.
-        let (g, m, s) = unsafe { moments::<S, G>(isa, &self.step, &at) };
+        let (g, m, s) = unsafe { moments::<S, G, M>(isa, &self.step, &at) };
         // SAFETY: the caller's.
         unsafe {
             m.store(at.exp_avg);
@@ -99,20 +106,26 @@ impl<const NORMS: bool> Kernel for FAdamMoments<NORMS> {
 /// Applies the committed moments, Δ clipped: the second of two sweeps. With NORMS, sums θ².
 struct FAdamApply<const NORMS: bool> {
     step: FAdamStep,
+    ema: Ema,
     /// κ/‖Δ‖, or 1.
     clip: f32,
 }
 
 impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
     const SUMS: [bool; 3] = [false, false, NORMS];
+    const PARAMETER: Use = Use::Writes;
+    const MOMENTS: [Use; 3] = [Use::Reads, Use::Reads, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
         // SAFETY: the caller's.
         let (p, m, s) = unsafe { (isa.load(at.parameter), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
         let (next, _) = apply(isa, &self.step, self.clip, p, m, s);
         // SAFETY: the caller's.
-        unsafe { next.store(at.parameter) };
+        unsafe {
+            next.store(at.parameter);
+            self.ema.update(isa, &at, next);
+        }
         if NORMS {
             sums[2] = p.mul_add(p, sums[2]);
         }
@@ -122,22 +135,28 @@ impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
 /// Takes back what a speculative step applied too much.
 struct FAdamCorrect {
     step: FAdamStep,
+    ema: Ema,
     /// η (1 − κ/‖Δ‖).
     back: f32,
 }
 
 impl Kernel for FAdamCorrect {
     const SUMS: [bool; 3] = [false; 3];
+    const PARAMETER: Use = Use::Writes;
+    const MOMENTS: [Use; 3] = [Use::Reads, Use::Reads, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, _: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, _: &mut [S::V; 3]) {
         let k = &self.step.moments;
         // SAFETY: the caller's.
         let (p, m, s) = unsafe { (isa.load(at.parameter), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
         let delta = direction(isa, m, denominator(isa, s, k), k); // 4, 5
         let next = isa.splat(self.back).mul_add(delta, p); // 11
         // SAFETY: the caller's.
-        unsafe { next.store(at.parameter) };
+        unsafe {
+            next.store(at.parameter);
+            self.ema.correct(isa, &at, p, next);
+        }
     }
 }
 
@@ -156,9 +175,10 @@ impl Cpu {
                 self.report.update_norm = Some(norm);
                 let clip = algorithm::FAdam::clip(kappa, norm);
                 if clip != 1.0 {
+                    self.masters_have_begun();
                     run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
                         Step::FAdam(step, lr) => {
-                            Some(FAdamCorrect { step, back: (lr * (1.0 - clip)) as f32 })
+                            Some(FAdamCorrect { step, ema: task.ema, back: (lr * (1.0 - clip)) as f32 })
                         }
                         _ => None,
                     });
@@ -171,7 +191,7 @@ impl Cpu {
 
     fn fadam_direct<const UPDATE: bool, const NORMS: bool>(&mut self) {
         run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-            Step::FAdam(step, _) => Some(FAdam::<UPDATE, NORMS> { step }),
+            Step::FAdam(step, _) => Some(FAdam::<UPDATE, NORMS> { step, ema: task.ema }),
             _ => None,
         });
     }
@@ -185,7 +205,7 @@ impl Cpu {
         self.report.update_norm = Some(norm);
         let clip = algorithm::FAdam::clip(kappa, norm) as f32;
         run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-            Step::FAdam(step, _) => Some(FAdamApply::<NORMS> { step, clip }),
+            Step::FAdam(step, _) => Some(FAdamApply::<NORMS> { step, ema: task.ema, clip }),
             _ => None,
         });
     }

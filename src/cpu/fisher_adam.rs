@@ -1,8 +1,8 @@
 //! `fisher_adam`: kernels/fisher_adam.cuh, line by line; a sweep whose sums decide the clipping, and one that applies.
 
 use super::Cpu;
-use super::kernel::{At, Gradient, Kernel, run};
-use super::moments::{exp_avg, exp_avg_sq};
+use super::kernel::{At, Gradient, Kernel, Moments, Use, run};
+use super::moments::{Ema, exp_avg, exp_avg_sq};
 use super::norm::fold_partials;
 use super::simd::{Isa, Simd, Vector, pow};
 use super::step::{Slots, Step, Task, elements, fold, run_all};
@@ -27,9 +27,11 @@ struct FisherAdamSums<const COMMIT: bool> {
 
 impl<const COMMIT: bool> Kernel for FisherAdamSums<COMMIT> {
     const SUMS: [bool; 3] = [true; 3];
+    const PARAMETER: Use = Use::Reads;
+    const MOMENTS: [Use; 3] = [Use::No, if COMMIT { Use::Writes } else { Use::Reads }, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
         let step = &self.step;
         // SAFETY: the caller's.
         let (grad, mut f) = unsafe { (G::load(isa, at.gradient), isa.load(at.exp_avg_sq)) };
@@ -37,7 +39,10 @@ impl<const COMMIT: bool> Kernel for FisherAdamSums<COMMIT> {
         if COMMIT {
             f = exp_avg_sq(isa, f, g, step.fisher_mix, step.flags); // 2
             // SAFETY: the caller's.
-            unsafe { f.store(at.exp_avg_sq) };
+            unsafe {
+                f = M::round::<S>(f, at.exp_avg_sq_random);
+                f.store(at.exp_avg_sq);
+            }
         }
         let d = denominator(isa, step, self.damping, f);
         let n = g.div_or_zero(d);
@@ -56,14 +61,17 @@ struct FisherAdamApply<const NORMS: bool> {
     step: FisherAdamStep,
     damping: FisherAdamDamping,
     clip: FisherAdamClip,
+    ema: Ema,
 }
 
 impl<const NORMS: bool> Kernel for FisherAdamApply<NORMS> {
     const SUMS: [bool; 3] = [false, NORMS, NORMS];
+    const PARAMETER: Use = Use::Writes;
+    const MOMENTS: [Use; 3] = [Use::Writes, Use::Reads, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
-        let Self { step, damping, clip } = self;
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+        let Self { step, damping, clip, ema } = self;
         // SAFETY: the caller's.
         let (grad, p, m, f) = unsafe {
             let grad = G::load(isa, at.gradient);
@@ -77,6 +85,8 @@ impl<const NORMS: bool> Kernel for FisherAdamApply<NORMS> {
             g.div_or_zero(d) * isa.splat(clip.natural) // 4
         };
         let m = exp_avg(isa, m, n, step.exp_avg_mix, step.flags); // 5
+        // SAFETY: the caller's.
+        let m = unsafe { M::round::<S>(m, at.exp_avg_random) };
         let mut r = m;
         if step.flags & FADAM_WEIGHT_DECAY != 0 && clip.decay != 0.0 {
             r = isa.splat(clip.decay).mul_add(p.div_or_zero(d), r); // 6
@@ -86,6 +96,7 @@ impl<const NORMS: bool> Kernel for FisherAdamApply<NORMS> {
         unsafe {
             next.store(at.parameter);
             m.store(at.exp_avg);
+            ema.update(isa, &at, next);
         }
         if NORMS {
             sums[1] = m.mul_add(m, sums[1]);
@@ -105,18 +116,26 @@ pub(super) struct FisherAdam {
     step: FisherAdamStep,
     damping: FisherAdamDamping,
     clip: FisherAdamClip,
+    ema: Ema,
     /// ε̂ was taken to be ε, and was not.
     mistaken: bool,
 }
 
 impl FisherAdam {
     /// Before any sum is known: ε̂ = ε, which is right whenever RMS(g) ≥ ε/ε2.
-    pub(super) fn new(hyper: &FisherAdamHyper, before: &Progress, now: &Progress, grad_scale: f64) -> Self {
+    pub(super) fn new(
+        hyper: &FisherAdamHyper,
+        before: &Progress,
+        now: &Progress,
+        grad_scale: f64,
+        ema: Ema,
+    ) -> Self {
         Self {
             hyper: *hyper,
             step: hyper.step(before, now, grad_scale),
             damping: hyper.damping(0.0),
             clip: FisherAdamClip { natural: 1.0, decay: 0.0 },
+            ema,
             mistaken: false,
         }
     }
@@ -136,7 +155,7 @@ impl FisherAdam {
     }
 
     fn apply<const NORMS: bool>(&self) -> FisherAdamApply<NORMS> {
-        FisherAdamApply { step: self.step, damping: self.damping, clip: self.clip }
+        FisherAdamApply { step: self.step, damping: self.damping, clip: self.clip, ema: self.ema }
     }
 }
 

@@ -1,17 +1,86 @@
-//! How an element-wise kernel walks a chunk: rows of LANES elements, vector by vector, the last row on padded copies.
+//! How an element-wise kernel walks a chunk: rows of LANES elements, vector by vector. What is not kept as f32, and the
+//! last, short row, is brought into a row of f32 before the kernel and out of it afterwards.
 
 use super::simd::{Isa, LANES, Program, Simd, Vector, fold};
+use super::stage::{Random, Stage};
 use crate::Dtype;
 use std::marker::PhantomData;
+use std::ptr::{null, null_mut};
 
-/// The memory of one chunk (or of a vector in it). A null pointer stands for an array that the kernel does not use.
+/// The memory of one chunk. A null pointer stands for an array that is not there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
-    /// Parameter, first and second moment, largest second moment.
-    pub(super) arrays: [*mut f32; 4],
+    pub(super) parameter: Parameter,
+    /// First and second moment, largest second moment: f32 or bf16.
+    pub(super) moments: [*mut u8; 3],
+    pub(super) moments_dtype: Dtype,
+    pub(super) ema: *mut f32,
     pub(super) gradient: *const u8,
     pub(super) gradient_dtype: Dtype,
+    /// The chunk's first element in the tensor.
+    pub(super) start: usize,
     pub(super) len: usize,
+    /// How bf16 is rounded; `None` is to nearest.
+    pub(super) random: Option<Random>,
+}
+
+/// How a parameter is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Parameter {
+    F32(*mut f32),
+    Bf16 {
+        value: *mut u16,
+        master: Master,
+        /// Else the master begins with the value in this step.
+        has_master: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Master {
+    None,
+    F32(*mut f32),
+    Remainder(*mut u16),
+}
+
+impl Chunk {
+    /// Its elements from `start` on, at most `len` of them.
+    pub(super) fn part(&self, start: usize, len: usize) -> Self {
+        let offset = |array: *mut u8, dtype: Dtype| {
+            if array.is_null() { array } else { array.wrapping_add(start * dtype.size()) }
+        };
+        Self {
+            parameter: match self.parameter {
+                Parameter::F32(array) => Parameter::F32(array.wrapping_add(start)),
+                Parameter::Bf16 { value, master, has_master } => Parameter::Bf16 {
+                    value: value.wrapping_add(start),
+                    master: match master {
+                        Master::None => Master::None,
+                        Master::F32(array) => Master::F32(array.wrapping_add(start)),
+                        Master::Remainder(array) => Master::Remainder(array.wrapping_add(start)),
+                    },
+                    has_master,
+                },
+            },
+            moments: self.moments.map(|array| offset(array, self.moments_dtype)),
+            ema: offset(self.ema.cast(), Dtype::F32).cast(),
+            gradient: self.gradient.wrapping_add(start * self.gradient_dtype.size()),
+            start: self.start + start,
+            len: (self.len - start).min(len),
+            ..*self
+        }
+    }
+}
+
+/// One row of each array in f32, and of the gradient in its own type.
+#[derive(Clone, Copy)]
+pub(super) struct Row {
+    pub(super) parameter: *mut f32,
+    pub(super) moments: [*mut f32; 3],
+    pub(super) ema: *mut f32,
+    pub(super) gradient: *const u8,
+    /// Random bits for the first and the second moment; null where they are rounded to nearest, or not at all.
+    pub(super) random: [*const u16; 2],
 }
 
 /// Where one vector of each array lies.
@@ -20,11 +89,22 @@ pub(super) struct At {
     pub(super) exp_avg: *mut f32,
     pub(super) exp_avg_sq: *mut f32,
     pub(super) max_exp_avg_sq: *mut f32,
+    pub(super) ema: *mut f32,
     pub(super) gradient: *const u8,
+    pub(super) exp_avg_random: *const u16,
+    pub(super) exp_avg_sq_random: *const u16,
 }
 
 /// Sums over one chunk: of g², Δ² (or n², m²) and θ² (or w²). 0 where the kernel does not take it.
 pub(super) type Sums = [f32; 3];
+
+/// What a kernel does with an array that is there.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Use {
+    No,
+    Reads,
+    Writes,
+}
 
 /// The arithmetic of one vector, by the numbered steps of kernels/*.cuh.
 ///
@@ -32,11 +112,14 @@ pub(super) type Sums = [f32; 3];
 pub(super) trait Kernel {
     /// Which sums it takes.
     const SUMS: [bool; 3];
-    /// Reads the gradient by `G`, writes in place, and adds to `sums` lane by lane.
+    /// What it does with the parameter, and with each moment. The EMA goes with the parameter.
+    const PARAMETER: Use;
+    const MOMENTS: [Use; 3];
+    /// Reads the gradient by `G`, rounds moments by `M`, writes in place, and adds to `sums` lane by lane.
     ///
     /// # Safety
     /// Every array that the kernel uses is valid for one vector at `at`.
-    unsafe fn vector<S: Isa, G: Gradient>(&self, isa: S, at: At, sums: &mut [S::V; 3]);
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]);
 }
 
 /// How a gradient is read.
@@ -45,6 +128,14 @@ pub(super) trait Gradient {
     /// # Safety
     /// `from` is valid for one vector of this type.
     unsafe fn load<S: Isa>(isa: S, from: *const u8) -> S::V;
+}
+
+/// How moments are kept: what a step computes from them is computed from them as stored.
+pub(super) trait Moments {
+    const DTYPE: Dtype;
+    /// # Safety
+    /// `random` is null or valid for one vector.
+    unsafe fn round<S: Isa>(m: S::V, random: *const u16) -> S::V;
 }
 
 pub(super) struct F32;
@@ -68,6 +159,26 @@ impl Gradient for Bf16 {
     }
 }
 
+impl Moments for F32 {
+    const DTYPE: Dtype = Dtype::F32;
+    #[inline(always)]
+    unsafe fn round<S: Isa>(m: S::V, _: *const u16) -> S::V {
+        m
+    }
+}
+
+impl Moments for Bf16 {
+    const DTYPE: Dtype = Dtype::Bf16;
+    #[inline(always)]
+    unsafe fn round<S: Isa>(m: S::V, random: *const u16) -> S::V {
+        if random.is_null() {
+            return m.nearest_bf16();
+        }
+        // SAFETY: the caller's.
+        unsafe { m.stochastic_bf16(random) }
+    }
+}
+
 /// Runs a kernel over one chunk and returns its sums.
 ///
 /// # Safety
@@ -76,36 +187,49 @@ impl Gradient for Bf16 {
 pub(super) unsafe fn run<K: Kernel>(simd: Simd, kernel: K, chunk: Chunk) -> Sums {
     // SAFETY: forwarded.
     unsafe {
-        match chunk.gradient_dtype {
-            Dtype::F32 => simd.run(Walk::<K, F32> { kernel, chunk, gradient: PhantomData }),
-            Dtype::Bf16 => simd.run(Walk::<K, Bf16> { kernel, chunk, gradient: PhantomData }),
+        match (chunk.gradient_dtype, chunk.moments_dtype) {
+            (Dtype::F32, Dtype::F32) => simd.run(Walk::<K, F32, F32> { kernel, chunk, types: PhantomData }),
+            (Dtype::Bf16, Dtype::F32) => simd.run(Walk::<K, Bf16, F32> { kernel, chunk, types: PhantomData }),
+            (Dtype::F32, Dtype::Bf16) => simd.run(Walk::<K, F32, Bf16> { kernel, chunk, types: PhantomData }),
+            (Dtype::Bf16, Dtype::Bf16) => {
+                simd.run(Walk::<K, Bf16, Bf16> { kernel, chunk, types: PhantomData })
+            }
         }
     }
 }
 
-struct Walk<K, G> {
+struct Walk<K, G, M> {
     kernel: K,
     chunk: Chunk,
-    gradient: PhantomData<G>,
+    types: PhantomData<(G, M)>,
 }
 
-impl<K: Kernel, G: Gradient> Program for Walk<K, G> {
+impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
     type Output = Sums;
 
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) -> Sums {
         let Self { kernel, chunk, .. } = self;
         let mut lanes = [isa.zero_lanes(); 3];
-        let rows = chunk.len / LANES;
-        for row in 0..rows {
-            let start = row * LANES;
-            // SAFETY: the row lies within the chunk, by the contract of `run`.
-            unsafe { self::row::<S, K, G>(isa, &kernel, chunk.arrays, chunk.gradient, start, &mut lanes) };
+        let direct = direct::<K, M>(&chunk);
+        let rows = direct.map_or(0, |_| chunk.len / LANES);
+        if let Some(arrays) = direct {
+            for row in 0..rows {
+                // SAFETY: the row lies within the chunk, by the contract of `run`.
+                unsafe { self::row::<S, K, G, M>(isa, &kernel, &arrays, row * LANES, &mut lanes) };
+            }
         }
-        let rest = chunk.len % LANES;
-        if rest > 0 {
-            // SAFETY: the last `rest` elements of the chunk.
-            unsafe { last_row::<S, K, G>(isa, &kernel, &chunk, rows * LANES, rest, &mut lanes) };
+        if rows * LANES < chunk.len {
+            let mut stage = Stage::new();
+            for start in (rows * LANES..chunk.len).step_by(LANES) {
+                let part = chunk.part(start, LANES);
+                // SAFETY: the part lies within the chunk, by the contract of `run`.
+                unsafe {
+                    let arrays = stage.bring_in::<S, K, G, M>(isa, &part);
+                    self::row::<S, K, G, M>(isa, &kernel, &arrays, 0, &mut lanes);
+                    stage.take_out::<S, K, M>(isa, &part);
+                }
+            }
         }
         let mut sums = [0.0; 3];
         for slot in 0..3 {
@@ -117,63 +241,60 @@ impl<K: Kernel, G: Gradient> Program for Walk<K, G> {
     }
 }
 
+/// The arrays themselves, where all that the kernel uses are kept as f32.
+#[inline(always)]
+fn direct<K: Kernel, M: Moments>(chunk: &Chunk) -> Option<Row> {
+    let parameter = match chunk.parameter {
+        Parameter::F32(parameter) => Some(parameter),
+        Parameter::Bf16 { .. } => (K::PARAMETER == Use::No).then(null_mut),
+    };
+    let moments = M::DTYPE == Dtype::F32 || K::MOMENTS.iter().all(|&moment| moment == Use::No);
+    parameter.filter(|_| moments).map(|parameter| Row {
+        parameter,
+        moments: chunk.moments.map(<*mut u8>::cast),
+        ema: chunk.ema,
+        gradient: chunk.gradient,
+        random: [null(); 2],
+    })
+}
+
 /// LANES elements from `start` on.
+///
+/// # Safety
+/// They lie within the arrays.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "one vector of each of three arrays")]
-unsafe fn row<S: Isa, K: Kernel, G: Gradient>(
+unsafe fn row<S: Isa, K: Kernel, G: Gradient, M: Moments>(
     isa: S,
     kernel: &K,
-    arrays: [*mut f32; 4],
-    gradient: *const u8,
+    arrays: &Row,
     start: usize,
     lanes: &mut [S::Lanes; 3],
 ) {
-    let [parameter, exp_avg, exp_avg_sq, max_exp_avg_sq] = arrays;
+    let [exp_avg, exp_avg_sq, max_exp_avg_sq] = arrays.moments;
     let vectors = LANES / S::V::WIDTH;
     for i in 0..vectors {
         let offset = start + i * S::V::WIDTH;
         let mut sums = [lanes[0][i], lanes[1][i], lanes[2][i]];
+        let or_null = |array: *mut f32| if array.is_null() { array } else { array.wrapping_add(offset) };
+        let random =
+            |array: *const u16| if array.is_null() { array } else { array.wrapping_add(offset) };
         let at = At {
-            parameter: parameter.wrapping_add(offset),
+            parameter: arrays.parameter.wrapping_add(offset),
             exp_avg: exp_avg.wrapping_add(offset),
             exp_avg_sq: exp_avg_sq.wrapping_add(offset),
             max_exp_avg_sq: max_exp_avg_sq.wrapping_add(offset),
-            gradient: gradient.wrapping_add(offset * G::SIZE),
+            ema: or_null(arrays.ema),
+            gradient: arrays.gradient.wrapping_add(offset * G::SIZE),
+            exp_avg_random: random(arrays.random[0]),
+            exp_avg_sq_random: random(arrays.random[1]),
         };
         // SAFETY: the caller's row.
-        unsafe { kernel.vector::<S, G>(isa, at, &mut sums) };
+        unsafe { kernel.vector::<S, G, M>(isa, at, &mut sums) };
         for slot in 0..3 {
             if K::SUMS[slot] {
                 lanes[slot][i] = sums[slot];
             }
-        }
-    }
-}
-
-/// The last, short row, on copies padded with zeros: the same code, the same order of sums.
-#[inline(always)]
-unsafe fn last_row<S: Isa, K: Kernel, G: Gradient>(
-    isa: S,
-    kernel: &K,
-    chunk: &Chunk,
-    start: usize,
-    rest: usize,
-    lanes: &mut [S::Lanes; 3],
-) {
-    let mut copies = [[0.0_f32; LANES]; 4];
-    let mut gradient = [0.0_f32; LANES]; // room for LANES elements of any type, aligned for each
-    let mut arrays = chunk.arrays;
-    // SAFETY: `rest` elements from `start` lie within the chunk, and `rest` < LANES.
-    unsafe {
-        let from = chunk.gradient.add(start * G::SIZE);
-        from.copy_to_nonoverlapping(gradient.as_mut_ptr().cast(), rest * G::SIZE);
-        for (array, copy) in arrays.iter_mut().zip(&mut copies).filter(|(array, _)| !array.is_null()) {
-            array.add(start).copy_to_nonoverlapping(copy.as_mut_ptr(), rest);
-            *array = copy.as_mut_ptr();
-        }
-        row::<S, K, G>(isa, kernel, arrays, gradient.as_ptr().cast(), 0, lanes);
-        for (array, copy) in chunk.arrays.iter().zip(&copies).filter(|(array, _)| !array.is_null()) {
-            copy.as_ptr().copy_to_nonoverlapping(array.add(start), rest);
         }
     }
 }

@@ -1,65 +1,74 @@
-//! Zeroed f32 memory for the moments: huge pages for large state where the system offers them.
+//! Zeroed memory for what is kept of a parameter: huge pages for large state where the system offers them.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
 
 /// A cache line: no vector load straddles two.
-const LINE: usize = 64;
+#[repr(align(64))]
+struct Line;
+
 /// From here on, memory is aligned to a huge page and asked to be made of them.
 const HUGE_PAGE: usize = 2 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    ptr: NonNull<f32>,
-    len: usize,
+    ptr: NonNull<u8>,
+    bytes: usize,
 }
 
-// SAFETY: a Buffer owns its memory as a Vec<f32> does.
+// SAFETY: a Buffer owns its memory as a Vec<u8> does.
 unsafe impl Send for Buffer {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// `len` zeros, or how many bytes the system refused.
-    pub(crate) fn zeroed(len: usize) -> Result<Self, usize> {
-        let bytes = len.saturating_mul(size_of::<f32>());
-        let layout = Self::layout(len).ok_or(bytes)?;
-        if layout.size() == 0 {
-            return Ok(Self { ptr: NonNull::dangling(), len });
+    /// So many bytes of zeros, or how many the system refused.
+    pub(crate) fn zeroed(bytes: usize) -> Result<Self, usize> {
+        let layout = Self::layout(bytes).ok_or(bytes)?;
+        if bytes == 0 {
+            return Ok(Self { ptr: NonNull::<Line>::dangling().cast(), bytes });
         }
         // SAFETY: the layout is not empty.
         let ptr = NonNull::new(unsafe { alloc(layout) }).ok_or(bytes)?;
         #[cfg(all(target_os = "linux", not(miri)))] // miri knows no madvise
         if layout.align() == HUGE_PAGE {
             // SAFETY: the range was just allocated. A refusal changes nothing, so the result does not matter.
-            unsafe { libc::madvise(ptr.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+            unsafe { libc::madvise(ptr.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
         }
-        // SAFETY: the allocation is layout.size() bytes long. Zeroed here, not by the allocator, so that the pages are
-        // first touched after the advice.
-        unsafe { ptr.write_bytes(0, layout.size()) };
-        Ok(Self { ptr: ptr.cast(), len })
+        // SAFETY: the allocation is that long. Zeroed here, not by the allocator, so that the pages are first touched
+        // after the advice.
+        unsafe { ptr.write_bytes(0, bytes) };
+        Ok(Self { ptr, bytes })
     }
 
-    fn layout(len: usize) -> Option<Layout> {
-        let layout = Layout::array::<f32>(len).ok()?;
-        layout.align_to(if layout.size() >= HUGE_PAGE { HUGE_PAGE } else { LINE }).ok()
+    fn layout(bytes: usize) -> Option<Layout> {
+        Layout::from_size_align(bytes, if bytes >= HUGE_PAGE { HUGE_PAGE } else { align_of::<Line>() }).ok()
     }
 
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.ptr.as_ptr()
+    /// Aligned for any element.
+    pub(crate) fn as_mut_ptr<T: Plain>(&mut self) -> *mut T {
+        self.ptr.as_ptr().cast()
     }
 
-    pub(crate) fn as_slice(&self) -> &[f32] {
-        // SAFETY: len initialised elements (zeroed on allocation), or none behind a dangling pointer.
-        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    pub(crate) fn as_slice<T: Plain>(&self) -> &[T] {
+        // SAFETY: initialised bytes (zeroed on allocation), or none behind a dangling pointer, aligned for any element.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().cast(), self.bytes / size_of::<T>()) }
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(layout) = Self::layout(self.len).filter(|layout| layout.size() > 0) {
+        if let Some(layout) = Self::layout(self.bytes).filter(|layout| layout.size() > 0) {
             // SAFETY: allocated in `zeroed` with this layout.
-            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) };
+            unsafe { dealloc(self.ptr.as_ptr(), layout) };
         }
     }
 }
+
+/// An element of a buffer: every bit pattern is one.
+pub(crate) trait Plain: Copy {}
+impl Plain for f32 {}
+impl Plain for u16 {}
+impl Plain for i16 {}
+impl Plain for half::bf16 {}
+impl Plain for u8 {}

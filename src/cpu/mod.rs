@@ -13,6 +13,7 @@ mod memory;
 mod moments;
 mod norm;
 mod simd;
+mod stage;
 mod step;
 mod sweep;
 
@@ -21,7 +22,9 @@ pub use simd::Simd;
 pub(crate) use step::sum_of_squares;
 
 use crate::args::{FADAM_CHUNK, Progress};
-use crate::{Error, Norms, Report, State};
+use crate::storage::Storage;
+use crate::{Dtype, Error, Master, Norms, Report, State};
+use half::bf16;
 use memory::Buffer;
 use step::Task;
 
@@ -30,6 +33,10 @@ const CHUNK: usize = FADAM_CHUNK as usize;
 /// One parameter's memory and how far it has come.
 #[derive(Debug)]
 struct Parameter {
+    dtype: Dtype,
+    /// f32 or the remainder.
+    master: Option<Buffer>,
+    ema: Option<Buffer>,
     exp_avg: Buffer,
     exp_avg_sq: Buffer,
     max_exp_avg_sq: Option<Buffer>,
@@ -43,6 +50,7 @@ type Partials = [Vec<f32>; 3];
 #[derive(Debug)]
 pub(crate) struct Cpu {
     simd: Simd,
+    storage: Storage,
     parameters: Vec<Parameter>,
     report: Report,
     /// Scratch of one step, allocated at registration.
@@ -51,9 +59,10 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    pub(crate) fn new(simd: Simd) -> Result<Self, Error> {
+    pub(crate) fn new(simd: Simd, storage: Storage) -> Result<Self, Error> {
         Ok(Self {
             simd: simd.checked()?,
+            storage,
             parameters: Vec::new(),
             report: Report::default(),
             tasks: Vec::new(),
@@ -61,13 +70,19 @@ impl Cpu {
         })
     }
 
-    pub(crate) fn register(&mut self, name: &str, len: usize, amsgrad: bool) -> Result<(), Error> {
-        let zeros =
-            || Buffer::zeroed(len).map_err(|bytes| Error::OutOfMemory { name: name.to_string(), bytes });
+    pub(crate) fn register(&mut self, name: &str, len: usize, dtype: Dtype) -> Result<(), Error> {
+        let zeros = |size: usize| {
+            Buffer::zeroed(len.saturating_mul(size))
+                .map_err(|bytes| Error::OutOfMemory { name: name.to_string(), bytes })
+        };
+        let Storage { moments, ema, amsgrad, .. } = self.storage;
         self.parameters.push(Parameter {
-            exp_avg: zeros()?,
-            exp_avg_sq: zeros()?,
-            max_exp_avg_sq: amsgrad.then(zeros).transpose()?,
+            dtype,
+            master: self.storage.master_size(dtype).map(zeros).transpose()?,
+            ema: ema.map(|_| zeros(size_of::<f32>())).transpose()?,
+            exp_avg: zeros(moments.size())?,
+            exp_avg_sq: zeros(moments.size())?,
+            max_exp_avg_sq: amsgrad.then(|| zeros(moments.size())).transpose()?,
             progress: Progress::START,
             norms: None,
         });
@@ -86,14 +101,28 @@ impl Cpu {
         self.parameters[index].norms
     }
 
+    /// Lets master and EMA begin with the parameter's value in its next step.
+    pub(crate) fn restart(&mut self, index: usize) {
+        self.parameters[index].progress.start = 0;
+    }
+
     pub(crate) fn state(&self, index: usize) -> State {
-        let Parameter { exp_avg, exp_avg_sq, max_exp_avg_sq, progress, .. } = &self.parameters[index];
-        let copy = |buffer: &Buffer| buffer.as_slice().to_vec();
+        let Parameter { master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, progress, .. } =
+            &self.parameters[index];
+        let moment = |buffer: &Buffer| match self.storage.moments {
+            Dtype::F32 => buffer.as_slice::<f32>().to_vec(),
+            Dtype::Bf16 => buffer.as_slice::<bf16>().iter().map(|m| m.to_f32()).collect(),
+        };
+        let begun = progress.start != 0;
+        let master = |kind| master.as_ref().filter(|_| begun && self.storage.master == kind);
         State {
             step: progress.step,
-            exp_avg: copy(exp_avg),
-            exp_avg_sq: copy(exp_avg_sq),
-            max_exp_avg_sq: max_exp_avg_sq.as_ref().map(copy),
+            exp_avg: moment(exp_avg),
+            exp_avg_sq: moment(exp_avg_sq),
+            max_exp_avg_sq: max_exp_avg_sq.as_ref().map(moment),
+            master: master(Master::F32).map(|buffer| buffer.as_slice().to_vec()),
+            remainder: master(Master::Remainder).map(|buffer| buffer.as_slice().to_vec()),
+            ema: ema.as_ref().filter(|_| begun).map(|buffer| buffer.as_slice().to_vec()),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! One step on the CPU: which sweeps run, and what is decided between them.
 
 use super::fisher_adam::FisherAdam;
-use super::kernel::{Chunk, Kernel, Sums, run};
+use super::kernel::{self, Chunk, Kernel, Sums, run};
 use super::memory::Buffer;
+use super::moments::Ema;
 use super::norm::{NormPartial, fold_partials};
+use super::stage::Random;
 use super::sweep::{Chunked, sweep};
 use super::{CHUNK, Cpu, Parameter, Partials, Simd};
 use crate::algorithm::Hyper;
 use crate::args::{AdamStep, FAdamStep, Progress};
 use crate::backend::Job;
 use crate::optimizer::{Group, NonFinite, Policy};
-use crate::{Report, Tensor};
+use crate::{Dtype, Master, Report, Rounding, Tensor};
 use std::ops::Range;
 use std::ptr::null_mut;
 
@@ -25,6 +27,7 @@ pub(super) struct Task {
     chunks: Range<usize>,
     progress: Progress,
     pub(super) step: Step,
+    pub(super) ema: Ema,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,14 +55,7 @@ impl Chunked for Task {
 impl Task {
     /// The memory of one chunk, counted within the tensor.
     pub(super) fn chunk(&self, chunk: usize) -> Chunk {
-        let start = chunk * CHUNK;
-        let offset = |array: *mut f32| if array.is_null() { array } else { array.wrapping_add(start) };
-        Chunk {
-            arrays: self.tensor.arrays.map(offset),
-            gradient: self.tensor.gradient.wrapping_add(start * self.tensor.gradient_dtype.size()),
-            gradient_dtype: self.tensor.gradient_dtype,
-            len: (self.tensor.len - start).min(CHUNK),
-        }
+        self.tensor.part(chunk * CHUNK, CHUNK)
     }
 }
 
@@ -172,7 +168,7 @@ impl Cpu {
                 Hyper::Adam(hyper) => Step::Adam(hyper.step(&task.progress, scale)),
                 Hyper::FAdam(hyper) => Step::FAdam(hyper.step(&task.progress, scale), hyper.lr),
                 Hyper::FisherAdam(hyper) => {
-                    Step::FisherAdam(FisherAdam::new(hyper, &before, &task.progress, scale))
+                    Step::FisherAdam(FisherAdam::new(hyper, &before, &task.progress, scale, task.ema))
                 }
             };
         }
@@ -199,28 +195,56 @@ impl Cpu {
     fn lay_out(&mut self, jobs: &[Job]) {
         self.tasks.clear();
         let mut end = 0;
+        let storage = &self.storage;
         for job in jobs {
-            let Parameter { exp_avg, exp_avg_sq, max_exp_avg_sq, progress, .. } =
+            let Parameter { dtype, master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, progress, .. } =
                 &mut self.parameters[job.index];
             let start = end;
             end += job.len.div_ceil(CHUNK);
+            let starts = progress.start == 0;
+            let parameter = match dtype {
+                Dtype::F32 => kernel::Parameter::F32(job.parameter.0.cast()),
+                Dtype::Bf16 => kernel::Parameter::Bf16 {
+                    value: job.parameter.0.cast(),
+                    master: match (storage.master, master) {
+                        (Master::F32, Some(master)) => kernel::Master::F32(master.as_mut_ptr()),
+                        (Master::Remainder, Some(rest)) => kernel::Master::Remainder(rest.as_mut_ptr()),
+                        _ => kernel::Master::None,
+                    },
+                    has_master: !starts,
+                },
+            };
+            let or_null = |buffer: &mut Option<Buffer>| {
+                buffer.as_mut().map_or(null_mut(), |buffer| buffer.as_mut_ptr::<u8>())
+            };
             self.tasks.push(Task {
                 index: job.index,
                 tensor: Chunk {
-                    arrays: [
-                        job.parameter.0.cast(),
-                        exp_avg.as_mut_ptr(),
-                        exp_avg_sq.as_mut_ptr(),
-                        max_exp_avg_sq.as_mut().map_or(null_mut(), Buffer::as_mut_ptr),
-                    ],
+                    parameter,
+                    moments: [exp_avg.as_mut_ptr(), exp_avg_sq.as_mut_ptr(), or_null(max_exp_avg_sq)],
+                    moments_dtype: storage.moments,
+                    ema: or_null(ema).cast(),
                     gradient: job.gradient.0,
                     gradient_dtype: job.gradient_dtype,
+                    start: 0,
                     len: job.len,
+                    random: (storage.rounding == Rounding::Stochastic)
+                        .then(|| Random::new(storage.seed, progress.step + 1, job.index)),
                 },
                 chunks: start..end,
                 progress: *progress,
                 step: Step::None,
+                ema: Ema { weight: storage.ema_weight(), starts },
             });
+        }
+    }
+
+    /// Between the sweeps of a step: the first one has written the masters.
+    pub(super) fn masters_have_begun(&mut self) {
+        for task in &mut self.tasks {
+            if let kernel::Parameter::Bf16 { has_master, .. } = &mut task.tensor.parameter {
+                *has_master = true;
+            }
         }
     }
 
@@ -277,14 +301,20 @@ pub(crate) unsafe fn sum_of_squares(tensors: &[Tensor<'_>]) -> f64 {
             Task {
                 index,
                 tensor: Chunk {
-                    arrays: [null_mut(); 4],
+                    parameter: kernel::Parameter::F32(null_mut()),
+                    moments: [null_mut(); 3],
+                    moments_dtype: Dtype::F32,
+                    ema: null_mut(),
                     gradient: tensor.host(),
                     gradient_dtype: tensor.dtype,
+                    start: 0,
                     len: tensor.len,
+                    random: None,
                 },
                 chunks: start..end,
                 progress: Progress::START,
                 step: Step::None,
+                ema: Ema { weight: 0.0, starts: false },
             }
         })
         .collect();

@@ -90,6 +90,19 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// Copies a value to its beginning, and waits for it.
+    pub(super) fn upload<T: Plain>(&self, from: &T) -> Result<(), DriverError> {
+        assert!(size_of::<T>() <= self.bytes, "a copy within the buffer");
+        self.stream.context().bind_to_thread()?;
+        // SAFETY: the range lies within the buffer, and `from` is borrowed until the stream is done.
+        unsafe {
+            result::memcpy_htod_async(self.address, std::slice::from_ref(from), self.stream.cu_stream())
+        }?;
+        self.stream.synchronize()
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         let context = self.stream.context();
@@ -115,6 +128,10 @@ pub(super) unsafe trait Plain: Copy {}
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
 unsafe impl Plain for f64 {}
+// SAFETY: as above.
+unsafe impl Plain for i16 {}
+// SAFETY: a transparent u16.
+unsafe impl Plain for half::bf16 {}
 // SAFETY: any byte.
 unsafe impl Plain for MaybeUninit<u8> {}
 // SAFETY: `repr(C)` structs of integers and floats, written by bindgen; so are all that follow.

@@ -1,6 +1,6 @@
 //! What `doctor` tells of this machine's GPUs.
 
-use super::module::{Module, Source};
+use super::module::{Kept, Module, Source};
 use super::nvrtc::Nvrtc;
 use super::{driver, driver_error, open};
 use crate::Error;
@@ -102,7 +102,7 @@ pub fn nvrtc_version() -> Result<(i32, i32), Error> {
     Ok(Nvrtc::get()?.version)
 }
 
-/// Compiles every kernel for a device and loads it there.
+/// Compiles every kernel for f32 parameters and moments for a device and loads it there.
 ///
 /// ```no_run
 /// for kernel in fadam::cuda::kernels(0)? { // needs a GPU
@@ -117,7 +117,7 @@ pub fn kernels(ordinal: usize) -> Result<Vec<KernelInfo>, Error> {
     let context = open(ordinal)?;
     let mut kernels = Vec::new();
     for source in Source::ALL {
-        let module = Module::load(&context, source)?;
+        let module = Module::load(&context, source, Kept::default())?;
         for &name in source.entries() {
             let function = module.function(name)?;
             let attribute = |attribute| {

@@ -31,13 +31,16 @@ pub(crate) use probe::{Unusable, driver};
 pub(crate) use tensor::{ContextId, Guards, Source, Target, borrow};
 
 use crate::algorithm::Hyper;
-use crate::args::{Control, Record, Settings, Task};
+use crate::args::{Control, Record, Settings, StepArgs, Task};
 use crate::backend::{Failure, Job, NotFinite};
 use crate::optimizer::{Group, Policy};
-use crate::{Algorithm, Error, NonFinite, Norms, Report, State};
+use crate::storage::Storage;
+use crate::{Algorithm, Dtype, Error, Master, NonFinite, Norms, Report, Rounding, State};
 use buffer::{Buffer, Mirror, capturing, refuse_capture};
 use cudarc::driver::sys::{CUresult, CUstream};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use half::bf16;
+use module::Kept;
 use std::sync::Arc;
 use step::Kernels;
 use table::Tables;
@@ -137,6 +140,9 @@ impl Drop for Beside {
 #[derive(Debug)]
 struct Parameter {
     len: usize,
+    /// f32 or the remainder.
+    master: Option<Buffer>,
+    ema: Option<Buffer>,
     exp_avg: Buffer,
     exp_avg_sq: Buffer,
     max_exp_avg_sq: Option<Buffer>,
@@ -151,6 +157,12 @@ pub(crate) struct Cuda {
     /// step that was skipped, without waiting.
     alarm: Mirror<Control>,
     kernels: Kernels,
+    /// Those from before the first bf16 parameter: a graph may hold them.
+    earlier: Option<Kernels>,
+    kept: Kept,
+    algorithm: Algorithm,
+    norms: bool,
+    storage: Storage,
     parameters: Vec<Parameter>,
     chunks: u64,
     tables: Tables,
@@ -185,8 +197,13 @@ impl Drop for Cuda {
 
 impl Cuda {
     /// On a device's default stream.
-    pub(crate) fn on_device(ordinal: usize, algorithm: &Algorithm, norms: bool) -> Result<Self, Error> {
-        Self::on_stream(open(ordinal)?.default_stream(), algorithm, norms)
+    pub(crate) fn on_device(
+        ordinal: usize,
+        algorithm: &Algorithm,
+        norms: bool,
+        storage: Storage,
+    ) -> Result<Self, Error> {
+        Self::on_stream(open(ordinal)?.default_stream(), algorithm, norms, storage)
     }
 
     /// On a stream of the caller's.
@@ -194,14 +211,27 @@ impl Cuda {
         stream: Arc<CudaStream>,
         algorithm: &Algorithm,
         norms: bool,
+        storage: Storage,
     ) -> Result<Self, Error> {
         refuse_capture(&stream)?;
         let per_thread = stream.cu_stream().addr() == PER_THREAD;
         let beside = per_thread.then(|| Beside::new(stream.clone())).transpose()?;
         let stream = beside.as_ref().map_or(stream, |beside| beside.own.clone());
         let context = stream.context();
+        let bf16_moments = storage.moments == Dtype::Bf16;
+        let kept = Kept {
+            bf16_parameters: false, // as yet
+            bf16_moments,
+            stochastic: bf16_moments && storage.rounding == Rounding::Stochastic,
+            ema: storage.ema.is_some(),
+        };
         Ok(Self {
-            kernels: Kernels::load(context, algorithm, norms)?,
+            kernels: Kernels::load(context, algorithm, norms, kept)?,
+            earlier: None,
+            kept,
+            algorithm: *algorithm,
+            norms,
+            storage,
             parameters: Vec::new(),
             chunks: 0,
             tables: Tables::new(&stream)?,
@@ -223,19 +253,37 @@ impl Cuda {
         ContextId::of(self.stream.context())
     }
 
-    pub(crate) fn register(&mut self, name: &str, len: usize, amsgrad: bool) -> Result<(), Error> {
+    pub(crate) fn register(&mut self, name: &str, len: usize, dtype: Dtype) -> Result<(), Error> {
+        let Storage { moments, ema, amsgrad, master, rounding, .. } = self.storage;
         let buffer = |bytes| Buffer::zeroed(&self.stream, bytes, name);
-        let moment = || buffer(len.saturating_mul(size_of::<f32>()));
+        let zeros = |size: usize| buffer(len.saturating_mul(size));
         let parameter = Parameter {
             len,
-            exp_avg: moment()?,
-            exp_avg_sq: moment()?,
-            max_exp_avg_sq: amsgrad.then(moment).transpose()?,
+            master: self.storage.master_size(dtype).map(zeros).transpose()?,
+            ema: ema.map(|_| zeros(size_of::<f32>())).transpose()?,
+            exp_avg: zeros(moments.size())?,
+            exp_avg_sq: zeros(moments.size())?,
+            max_exp_avg_sq: amsgrad.then(|| zeros(moments.size())).transpose()?,
             record: buffer(size_of::<Record>())?,
         };
+        if dtype == Dtype::Bf16 && !self.kept.bf16_parameters {
+            let rounds = master == Master::None || self.kept.bf16_moments;
+            let stochastic = rounds && rounding == Rounding::Stochastic;
+            let kept = Kept { bf16_parameters: true, stochastic, ..self.kept };
+            let kernels = Kernels::load(self.stream.context(), &self.algorithm, self.norms, kept)?;
+            self.earlier = Some(std::mem::replace(&mut self.kernels, kernels));
+            self.kept = kept;
+        }
         self.parameters.push(parameter);
         self.chunks += (len as u64).div_ceil(crate::args::FADAM_CHUNK.into());
         Ok(())
+    }
+
+    /// Lets master and EMA begin with the parameter's value in its next step.
+    pub(crate) fn restart(&mut self, index: usize) -> Result<(), Error> {
+        let mut record = self.record(index)?;
+        record.progress.start = 0;
+        self.parameters[index].record.upload(&record).map_err(driver_error("resetting a master"))
     }
 
     /// Whether the device has failed for good. Waits for it, outside a capture.
@@ -298,7 +346,12 @@ impl Cuda {
             }
         }
         self.prepare(jobs, groups, policy, capturing).map_err(Failure::Untouched)?;
-        self.kernels.launch(&self.stream, &self.tables.args(), policy)?;
+        let args = StepArgs {
+            seed: self.storage.seed,
+            ema_weight: self.storage.ema_weight(),
+            ..self.tables.args()
+        };
+        self.kernels.launch(&self.stream, &args, policy)?;
         self.figures = Figures {
             grad_norm: policy.reads_gradients() || policy.norms,
             update_norm: policy.kappa.is_some() || policy.norms,
@@ -330,22 +383,25 @@ impl Cuda {
     ) -> Result<(), Error> {
         self.tables.reserve(self.parameters.len(), self.chunks, capturing)?;
         self.send_settings(groups, policy, capturing)?;
-        let parameters = &self.parameters;
+        let (parameters, storage) = (&self.parameters, &self.storage);
         let task = |job: &Job| {
-            let Parameter { exp_avg, exp_avg_sq, max_exp_avg_sq, record, .. } = &parameters[job.index];
-            let (parameter, gradient) = (job.parameter.0.addr() as u64, job.gradient.0.addr() as u64);
+            let Parameter { master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, record, .. } =
+                &parameters[job.index];
+            let address = |buffer: &Option<Buffer>| buffer.as_ref().map_or(0, Buffer::address);
             Task {
-                parameter,
-                gradient,
+                parameter: table::address(job.parameter),
+                gradient: table::address(job.gradient),
+                master: address(master),
+                ema: address(ema),
                 exp_avg: exp_avg.address(),
                 exp_avg_sq: exp_avg_sq.address(),
-                max_exp_avg_sq: max_exp_avg_sq.as_ref().map_or(0, Buffer::address),
+                max_exp_avg_sq: address(max_exp_avg_sq),
                 len: job.len as u64,
                 first_chunk: 0, // the table's to say
                 record: record.address(),
                 parameter_index: job.index as u32,
                 group: job.group as u32,
-                flags: table::flags(parameter, gradient, job.gradient_dtype),
+                flags: table::flags(job, storage.master),
             }
         };
         self.tables.tasks(jobs.iter().map(task), capturing)
@@ -404,16 +460,27 @@ impl Cuda {
     }
 
     pub(crate) fn state(&mut self, index: usize) -> Result<State, Error> {
-        let Parameter { len, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } = &self.parameters[index];
-        let copy = |buffer: &Buffer| {
-            let mut values = vec![0.0_f32; *len];
+        let progress = self.record(index)?.progress;
+        let Parameter { len, master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } =
+            &self.parameters[index];
+        fn copy<T: buffer::Plain + Default>(buffer: &Buffer, len: usize) -> Result<Vec<T>, Error> {
+            let mut values = vec![T::default(); len];
             buffer.download(&mut values).map(|()| values)
+        }
+        let moment = |buffer: &Buffer| match self.storage.moments {
+            Dtype::F32 => copy(buffer, *len),
+            Dtype::Bf16 => Ok(copy::<bf16>(buffer, *len)?.into_iter().map(bf16::to_f32).collect()),
         };
+        let begun = progress.start != 0;
+        let master = |kind| master.as_ref().filter(|_| begun && self.storage.master == kind);
         Ok(State {
-            step: self.record(index)?.progress.step,
-            exp_avg: copy(exp_avg)?,
-            exp_avg_sq: copy(exp_avg_sq)?,
-            max_exp_avg_sq: max_exp_avg_sq.as_ref().map(copy).transpose()?,
+            step: progress.step,
+            exp_avg: moment(exp_avg)?,
+            exp_avg_sq: moment(exp_avg_sq)?,
+            max_exp_avg_sq: max_exp_avg_sq.as_ref().map(moment).transpose()?,
+            master: master(Master::F32).map(|buffer| copy(buffer, *len)).transpose()?,
+            remainder: master(Master::Remainder).map(|buffer| copy(buffer, *len)).transpose()?,
+            ema: ema.as_ref().filter(|_| begun).map(|buffer| copy(buffer, *len)).transpose()?,
         })
     }
 }

@@ -43,8 +43,31 @@ pub(crate) enum Source {
     Fisher,
 }
 
+/// How parameters and moments are kept, as far as kernels are compiled for it. Default: f32, no average.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Kept {
+    /// There are bf16 parameters.
+    pub(crate) bf16_parameters: bool,
+    pub(crate) bf16_moments: bool,
+    /// bf16 is rounded by chance.
+    pub(crate) stochastic: bool,
+    pub(crate) ema: bool,
+}
+
+impl Kept {
+    fn definitions(self) -> Vec<&'static str> {
+        let either = |on, names: [&'static str; 2]| names[usize::from(on)];
+        vec![
+            either(self.bf16_parameters, ["FADAM_BF16_PARAMETERS=0", "FADAM_BF16_PARAMETERS=1"]),
+            either(self.bf16_moments, ["FADAM_BF16_MOMENTS=0", "FADAM_BF16_MOMENTS=1"]),
+            either(self.stochastic, ["FADAM_STOCHASTIC=0", "FADAM_STOCHASTIC=1"]),
+            either(self.ema, ["FADAM_EMA=0", "FADAM_EMA=1"]),
+        ]
+    }
+}
+
 impl Source {
-    /// Every variant that an optimizer may ask for.
+    /// Every variant that an optimizer may ask for, with whatever is kept.
     pub(crate) const ALL: [Self; 12] = [
         Self::Norm,
         Self::Adam { norms: false },
@@ -118,17 +141,23 @@ impl Source {
     }
 
     /// PTX (or CUBIN) for a device of this compute capability, from the process's cache if it is there.
-    pub(crate) fn compile(self, capability: i32, output: Output) -> Result<Arc<Vec<u8>>, Error> {
-        type Key = (Source, i32, bool);
+    pub(crate) fn compile(
+        self,
+        kept: Kept,
+        capability: i32,
+        output: Output,
+    ) -> Result<Arc<Vec<u8>>, Error> {
+        type Key = (Source, Kept, i32, bool);
         static COMPILED: LazyLock<Mutex<HashMap<Key, Arc<Vec<u8>>>>> = LazyLock::new(Mutex::default);
         let nvrtc = Nvrtc::get()?;
         let architecture = nvrtc.architecture(capability, output)?;
         let mut compiled = lock(&COMPILED);
-        let key = (self, architecture, output == Output::Ptx);
+        let key = (self, kept, architecture, output == Output::Ptx);
         if let Some(image) = compiled.get(&key) {
             return Ok(image.clone());
         }
-        let image = nvrtc.compile(self.text(), &HEADERS, &self.definitions(), architecture, output)?;
+        let definitions = [self.definitions(), kept.definitions()].concat();
+        let image = nvrtc.compile(self.text(), &HEADERS, &definitions, architecture, output)?;
         Ok(compiled.entry(key).or_insert(Arc::new(image)).clone())
     }
 }
@@ -161,23 +190,23 @@ impl Module {
     ///
     /// # Errors
     /// [`Error::Unavailable`] without NVRTC, [`Error::Compile`], [`Error::Cuda`].
-    pub(crate) fn load(context: &Arc<CudaContext>, source: Source) -> Result<Self, Error> {
+    pub(crate) fn load(context: &Arc<CudaContext>, source: Source, kept: Kept) -> Result<Self, Error> {
         /// By the context's address: the module holds the context, so a dead entry is all that a dead context leaves.
-        type Loaded = HashMap<(usize, Source), Weak<CudaModule>>;
+        type Loaded = HashMap<(usize, Source, Kept), Weak<CudaModule>>;
         static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
         let mut loaded = lock(&LOADED);
-        let key = (context.cu_ctx().addr(), source);
+        let key = (context.cu_ctx().addr(), source, kept);
         if let Some(module) = loaded.get(&key).and_then(Weak::upgrade) {
             return Ok(Self { module });
         }
         let (major, minor) =
             context.compute_capability().map_err(driver_error("asking for the device's architecture"))?;
         let capability = 10 * major + minor;
-        let ptx = source.compile(capability, Output::Ptx)?;
+        let ptx = source.compile(kept, capability, Output::Ptx)?;
         let module = match context.load_module(Ptx::from_binary(ptx.to_vec())) {
             // The compiler is newer than the driver; within a major version machine code does not mind.
             Err(DriverError(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => {
-                let cubin = source.compile(capability, Output::Cubin)?;
+                let cubin = source.compile(kept, capability, Output::Cubin)?;
                 context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(|_| newer_than_driver())?
             }
             other => other.map_err(driver_error("loading kernels"))?,
@@ -191,7 +220,7 @@ impl Module {
     /// it.
     pub(crate) fn load_for_good(context: &Arc<CudaContext>, source: Source) -> Result<Self, Error> {
         static KEPT: Mutex<Vec<Module>> = Mutex::new(Vec::new());
-        let module = Self::load(context, source)?;
+        let module = Self::load(context, source, Kept::default())?;
         let mut kept = lock(&KEPT);
         if !kept.iter().any(|other| Arc::ptr_eq(&other.module, &module.module)) {
             kept.push(module.clone());

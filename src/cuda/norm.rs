@@ -3,7 +3,7 @@
 use super::buffer::refuse_capture;
 use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
-use super::table::{Tables, flags};
+use super::table::{Tables, gradient_flags};
 use super::{ContextId, Guards, driver_error, open};
 use crate::args::{Control, FADAM_CHUNK, Settings, Task};
 use crate::tensor::{Location, Place};
@@ -35,7 +35,7 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
     for tensor in tensors {
         let Place::Cuda(source) = &tensor.place else { continue }; // refused above
         let gradient = guards.read(source, &stream)?;
-        let flags = flags(0, gradient, tensor.dtype);
+        let flags = gradient_flags(gradient, tensor.dtype);
         tasks.push(Task { gradient, len: tensor.len as u64, flags, ..Task::default() });
     }
     tables.tasks(tasks.into_iter(), false)?;

@@ -1,7 +1,7 @@
 //! The kernels of a step, and the order in which they are launched.
 
 use super::driver_error;
-use super::module::{Module, Source};
+use super::module::{Kept, Module, Source};
 use crate::args::{FADAM_FINALIZE_THREADS, FADAM_SWEEP_THREADS, FADAM_WARP, StepArgs};
 use crate::backend::Failure;
 use crate::optimizer::Policy;
@@ -112,13 +112,14 @@ impl Kernels {
         context: &Arc<CudaContext>,
         algorithm: &Algorithm,
         norms: bool,
+        kept: Kept,
     ) -> Result<Self, Error> {
         let source = match algorithm {
             Algorithm::Adam(_) => Source::Adam { norms },
             Algorithm::FAdam(fadam) => Source::FAdam { norms, kappa: fadam.kappa.is_some() },
             Algorithm::FisherAdam(fisher_adam) => Source::FisherAdam { norms, power: fisher_adam.rho != 0.5 },
         };
-        let module = Module::load(context, source)?;
+        let module = Module::load(context, source, kept)?;
         let sweep = |name| Sweep::load(&module, context, name);
         let finalize = |name| Finalize::load(&module, name);
         let (first, rest) = match source {
@@ -143,8 +144,9 @@ impl Kernels {
             ),
             _ => ("adam_finalize", Rest::Direct(sweep("adam")?)),
         };
+        let norm = Module::load(context, Source::Norm, Kept::default())?;
         Ok(Self {
-            norm_partial: Sweep::load(&Module::load(context, Source::Norm)?, context, "norm_partial")?,
+            norm_partial: Sweep::load(&norm, context, "norm_partial")?,
             finalize: finalize(first)?,
             rest,
             keep_norms: norms.then(|| finalize("keep_norms")).transpose()?,

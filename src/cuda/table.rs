@@ -5,10 +5,11 @@ use super::buffer::{Buffer, Plain, Stage};
 use super::driver_error;
 use crate::algorithm::Hyper;
 use crate::args::{
-    AdamStep, Control, FADAM_CHUNK, FADAM_TASK_BF16_GRADIENT, FADAM_TASK_VECTOR, FAdamStep,
-    FisherAdamScalars, Settings, StepArgs, Task,
+    AdamStep, Control, FADAM_CHUNK, FADAM_TASK_BF16, FADAM_TASK_BF16_GRADIENT, FADAM_TASK_MASTER,
+    FADAM_TASK_REMAINDER, FADAM_TASK_VECTOR, FAdamStep, FisherAdamScalars, Settings, StepArgs, Task,
 };
-use crate::{Dtype, Error};
+use crate::backend::{Address, Job};
+use crate::{Dtype, Error, Master};
 use cudarc::driver::CudaStream;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -207,6 +208,7 @@ impl Tables {
             partials: partials.map(at),
             sums: at(sums),
             control: self.control.address(),
+            ..StepArgs::default()
         }
     }
 }
@@ -219,15 +221,33 @@ fn append<T: Plain>(bytes: &mut Vec<MaybeUninit<u8>>, value: &T) {
     });
 }
 
-/// The flags of a tensor whose arrays lie at these addresses, besides moments, which are aligned.
-pub(super) fn flags(parameter: u64, gradient: u64, gradient_dtype: Dtype) -> u32 {
-    let vector = |address: u64, dtype: Dtype| address.is_multiple_of(4 * dtype.size() as u64);
-    let mut flags = 0;
-    if vector(parameter, Dtype::F32) && vector(gradient, gradient_dtype) {
-        flags |= FADAM_TASK_VECTOR;
+/// The flags of a tensor. What the optimizer keeps of it is aligned.
+pub(super) fn flags(job: &Job, master: Master) -> u32 {
+    let mut flags = gradient_flags(address(job.gradient), job.gradient_dtype);
+    if !is_vector(address(job.parameter), job.parameter_dtype) {
+        flags &= !FADAM_TASK_VECTOR;
     }
-    if gradient_dtype == Dtype::Bf16 {
-        flags |= FADAM_TASK_BF16_GRADIENT;
+    if job.parameter_dtype == Dtype::Bf16 {
+        flags |= FADAM_TASK_BF16
+            | match master {
+                Master::F32 => FADAM_TASK_MASTER,
+                Master::Remainder => FADAM_TASK_REMAINDER,
+                Master::None => 0,
+            };
     }
     flags
+}
+
+/// The flags of a gradient alone.
+pub(super) fn gradient_flags(gradient: u64, dtype: Dtype) -> u32 {
+    let vector = if is_vector(gradient, dtype) { FADAM_TASK_VECTOR } else { 0 };
+    vector | if dtype == Dtype::Bf16 { FADAM_TASK_BF16_GRADIENT } else { 0 }
+}
+
+pub(super) fn address(address: Address) -> u64 {
+    address.0.addr() as u64
+}
+
+fn is_vector(address: u64, dtype: Dtype) -> bool {
+    address.is_multiple_of(4 * dtype.size() as u64)
 }

@@ -95,8 +95,20 @@ impl Home for Gpu {
         unsafe { Tensor::from_device_address::<bf16>(address, len, self.context()) }
     }
 
+    fn bf16_parameter<'a>(&self, tensor: &'a mut CudaSlice<bf16>, offset: usize) -> TensorMut<'a> {
+        let (address, len) = self.at(tensor, offset);
+        // SAFETY: as above.
+        unsafe { TensorMut::from_device_address::<bf16>(address, len, self.context()) }
+    }
+
     fn read(&self, tensor: &CudaSlice<f32>, offset: usize) -> Vec<f32> {
         self.download(tensor)[FRONT + offset..].to_vec()
+    }
+
+    fn read_bf16(&self, tensor: &CudaSlice<bf16>, offset: usize) -> Vec<bf16> {
+        let values = self.stream.clone_dtoh(tensor).unwrap();
+        self.stream.synchronize().unwrap();
+        values[FRONT + offset..].to_vec()
     }
 }
 

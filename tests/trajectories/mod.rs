@@ -5,8 +5,8 @@
 #![allow(dead_code, unreachable_pub)] // a module of several tests, none of which uses all of it
 
 use fadam::{
-    Adam, Algorithm, Builder, Error, FAdam, FisherAdam, Group, NonFinite, Optimizer, Simd, Tensor, TensorMut,
-    Update,
+    Adam, Algorithm, Builder, Dtype, Error, FAdam, FisherAdam, Group, Master, NonFinite, Optimizer, Rounding,
+    Simd, State, Tensor, TensorMut, Update,
 };
 use half::bf16;
 
@@ -37,12 +37,52 @@ pub enum Values {
     Wild,
 }
 
+/// The type of gradients or parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Gradients {
+pub enum Types {
     F32,
     Bf16,
     /// By turns.
     Mixed,
+}
+
+/// How parameters and moments are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    pub parameters: Types,
+    pub master: Master,
+    pub moments: Dtype,
+    /// `None`: the library's default.
+    pub rounding: Option<Rounding>,
+    pub seed: u64,
+    pub ema: Option<f64>,
+    /// The step after which some parameters are overwritten and their masters reset.
+    pub reset: Option<u64>,
+}
+
+const F32: Kept = Kept {
+    parameters: Types::F32,
+    master: Master::Remainder,
+    moments: Dtype::F32,
+    rounding: None,
+    seed: 0,
+    ema: None,
+    reset: None,
+};
+const REMAINDER: Kept = Kept { parameters: Types::Bf16, ..F32 };
+const MASTER: Kept = Kept { master: Master::F32, ..REMAINDER };
+const BARE: Kept = Kept { master: Master::None, seed: 0x0123_4567_89ab_cdef, ..REMAINDER };
+const BF16_MOMENTS: Kept = Kept { moments: Dtype::Bf16, seed: 7, ..F32 };
+const ALL_BF16: Kept = Kept { moments: Dtype::Bf16, ..BARE };
+
+impl Types {
+    fn is_bf16(self, odd: bool) -> bool {
+        match self {
+            Self::F32 => false,
+            Self::Bf16 => true,
+            Self::Mixed => !odd,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +92,7 @@ pub struct Trajectory {
     pub lengths: &'static [usize],
     pub steps: u64,
     pub values: Values,
-    pub gradients: Gradients,
+    pub gradients: Types,
     /// Some parameters take no part in some steps.
     pub missing: bool,
     /// The step in which one gradient holds a NaN.
@@ -66,6 +106,7 @@ pub struct Trajectory {
     pub lrs: &'static [f64],
     /// Tensor i is in group i mod (number of these + 1), 0 being the default group.
     pub groups: &'static [Group],
+    pub kept: Kept,
 }
 
 /// Every trajectory. Names are unique: the recorded bits go by them.
@@ -73,6 +114,7 @@ pub fn all() -> Vec<Trajectory> {
     let mut all = adam();
     all.extend(fadam());
     all.extend(fisher_adam());
+    all.extend(bf16());
     all
 }
 
@@ -103,8 +145,8 @@ pub fn adam() -> Vec<Trajectory> {
         },
         Trajectory { max_grad_norm: Some(1.0), grad_scales: &[3.0, 1024.0], ..t("adamw_clip_grad_scale", w) },
         Trajectory { max_grad_norm: Some(1e6), norms: true, ..t("adam_clip_idle_norms", l2) },
-        Trajectory { gradients: Gradients::Bf16, ..t("adam_bf16", plain) },
-        Trajectory { gradients: Gradients::Mixed, norms: true, ..t("adamw_mixed_norms", w) },
+        Trajectory { gradients: Types::Bf16, ..t("adam_bf16", plain) },
+        Trajectory { gradients: Types::Mixed, norms: true, ..t("adamw_mixed_norms", w) },
         Trajectory {
             non_finite: NonFinite::Propagate,
             norms: true,
@@ -120,7 +162,7 @@ pub fn adam() -> Vec<Trajectory> {
         wild(t("adam_l2_wild", l2)),
         wild(t("adamw_amsgrad_wild", Adam { amsgrad: true, maximize: true, ..w })),
         Trajectory {
-            gradients: Gradients::Bf16,
+            gradients: Types::Bf16,
             ..wild(t("adam_betas_below_half_wild_bf16", Adam { betas: (0.1, 0.2), amsgrad: true, ..plain }))
         },
         Trajectory { max_grad_norm: Some(1.0), norms: true, ..wild(t("adamw_clip_wild", w)) },
@@ -168,8 +210,8 @@ pub fn fadam() -> Vec<Trajectory> {
             ..t("fadam_speculates_norms_without_check", fires)
         },
         Trajectory { max_grad_norm: Some(1.0), grad_scales: &[3.0], ..t("fadam_clip_grad_scale", full) },
-        Trajectory { gradients: Gradients::Bf16, ..t("fadam_all_bf16", full) },
-        Trajectory { gradients: Gradients::Mixed, ..t("fadam_speculates_mixed", fires) },
+        Trajectory { gradients: Types::Bf16, ..t("fadam_all_bf16", full) },
+        Trajectory { gradients: Types::Mixed, ..t("fadam_speculates_mixed", fires) },
         Trajectory { missing: true, steps: 5, ..t("fadam_all_missing", full) },
         Trajectory { missing: true, steps: 5, ..t("fadam_speculates_missing", fires) },
         Trajectory { poisoned: Some(1), ..t("fadam_skip", full) },
@@ -220,7 +262,7 @@ pub fn fisher_adam() -> Vec<Trajectory> {
         Trajectory {
             values: Values::SomeSmallGradients,
             grad_scales: &[3.0, 0.01],
-            gradients: Gradients::Mixed,
+            gradients: Types::Mixed,
             ..unchecked(t("fisher_adam_speculates_grad_scale_mixed", FisherAdam { rho: 0.3, ..damped }))
         },
         Trajectory { values: Values::SmallGradients, ..t("fisher_adam_small_gradients", damped) },
@@ -231,7 +273,7 @@ pub fn fisher_adam() -> Vec<Trajectory> {
             ..t("fisher_adam_clip_grad_scale", damped)
         },
         Trajectory { norms: true, ..t("fisher_adam_norms", plain) },
-        Trajectory { gradients: Gradients::Bf16, ..t("fisher_adam_bf16", plain) },
+        Trajectory { gradients: Types::Bf16, ..t("fisher_adam_bf16", plain) },
         Trajectory { missing: true, steps: 5, ..t("fisher_adam_missing", plain) },
         unchecked(Trajectory { missing: true, steps: 5, ..t("fisher_adam_speculates_missing", damped) }),
         Trajectory { poisoned: Some(3), ..t("fisher_adam_skip", plain) },
@@ -254,7 +296,7 @@ fn t(name: &'static str, algorithm: impl Into<Algorithm>) -> Trajectory {
         lengths: LARGE,
         steps: 3,
         values: Values::Plain,
-        gradients: Gradients::F32,
+        gradients: Types::F32,
         missing: false,
         poisoned: None,
         max_grad_norm: None,
@@ -263,7 +305,66 @@ fn t(name: &'static str, algorithm: impl Into<Algorithm>) -> Trajectory {
         grad_scales: &[1.0],
         lrs: &[],
         groups: &[],
+        kept: F32,
     }
+}
+
+/// What is kept otherwise than as f32 alone, by every algorithm and form that writes it.
+pub fn bf16() -> Vec<Trajectory> {
+    let adam = Adam { weight_decay: 0.1, ..Adam::default() };
+    let w = Adam::adamw();
+    let fadam = FAdam { weight_decay: 0.1, decay_cap: Some(1e-3), ..FAdam::default() };
+    let two_sweeps = FAdam { kappa: Some(KAPPA_TWO_SWEEPS), ..fadam };
+    let fires = FAdam { kappa: Some(KAPPA_FIRES), ..fadam };
+    let fisher_adam = FisherAdam { eps: 1e-3, ..FisherAdam::default() };
+    let nearest = |kept| Kept { rounding: Some(Rounding::Nearest), ..kept };
+    let mixed = |kept| Kept { parameters: Types::Mixed, ..kept };
+    let ema = |kept| Kept { ema: Some(0.9), ..kept };
+    let reset = |kept| Kept { reset: Some(2), ..kept };
+    let kept = |t, kept| Trajectory { kept, gradients: Types::Mixed, ..t };
+    vec![
+        kept(t("adamw_remainder", w), REMAINDER),
+        kept(t("adamw_master", w), MASTER),
+        kept(t("adamw_bare", w), BARE),
+        kept(t("adamw_bare_nearest", w), nearest(BARE)),
+        kept(t("adamw_bf16_moments", w), BF16_MOMENTS),
+        kept(t("adamw_bf16_moments_nearest", w), nearest(BF16_MOMENTS)),
+        kept(t("adamw_all_bf16", w), ALL_BF16),
+        kept(t("adamw_remainder_bf16_moments", w), Kept { moments: Dtype::Bf16, ..REMAINDER }),
+        kept(t("adamw_master_bf16_moments", w), Kept { moments: Dtype::Bf16, ..mixed(MASTER) }),
+        kept(t("adamw_ema", w), ema(F32)),
+        kept(t("adamw_remainder_mixed_ema_reset", w), ema(reset(mixed(REMAINDER)))),
+        kept(t("adam_l2_master_reset", adam), reset(MASTER)),
+        Trajectory { norms: true, ..kept(t("adam_l2_amsgrad_all_bf16_norms", Adam { amsgrad: true, ..adam }), ALL_BF16) },
+        Trajectory { lengths: SMALL, steps: 20, ..kept(t("adamw_all_bf16_long", w), mixed(ALL_BF16)) },
+        Trajectory { missing: true, steps: 5, ..kept(t("adam_l2_bare_missing", adam), BARE) },
+        Trajectory { poisoned: Some(1), ..kept(t("adamw_master_ema_skip", w), ema(MASTER)) },
+        Trajectory { max_grad_norm: Some(1.0), ..kept(t("adamw_remainder_clip", w), REMAINDER) },
+        wild(kept(t("adam_l2_remainder_wild", adam), REMAINDER)),
+        wild(kept(t("adam_l2_master_wild", adam), ema(MASTER))),
+        wild(kept(t("adam_l2_all_bf16_wild", adam), ALL_BF16)),
+        wild(kept(t("adam_l2_all_bf16_nearest_wild", adam), nearest(ALL_BF16))),
+        kept(t("fadam_remainder", fadam), REMAINDER),
+        kept(t("fadam_two_sweeps_bare", two_sweeps), mixed(BARE)),
+        kept(t("fadam_two_sweeps_remainder_ema", two_sweeps), ema(REMAINDER)),
+        kept(t("fadam_two_sweeps_all_bf16", two_sweeps), ALL_BF16),
+        kept(t("fadam_speculates_remainder_ema", fires), ema(mixed(REMAINDER))),
+        kept(t("fadam_speculates_master_reset_ema", fires), ema(reset(MASTER))),
+        kept(t("fadam_bare_does_not_speculate", fires), BARE),
+        kept(t("fadam_bf16_moments_do_not_speculate", fires), BF16_MOMENTS),
+        Trajectory { norms: true, ..kept(t("fadam_speculates_master_norms", fires), MASTER) },
+        kept(t("fisher_adam_remainder_ema", fisher_adam), ema(REMAINDER)),
+        kept(t("fisher_adam_bare", fisher_adam), BARE),
+        kept(t("fisher_adam_master", fisher_adam), mixed(MASTER)),
+        kept(t("fisher_adam_all_bf16", fisher_adam), ALL_BF16),
+        Trajectory {
+            values: Values::SomeSmallGradients,
+            norms: true,
+            non_finite: NonFinite::Propagate,
+            ..kept(t("fisher_adam_all_bf16_speculates", fisher_adam), nearest(ALL_BF16))
+        },
+        wild(kept(t("fisher_adam_all_bf16_wild", fisher_adam), ALL_BF16)),
+    ]
 }
 
 fn wild(trajectory: Trajectory) -> Trajectory {
@@ -351,13 +452,9 @@ impl Trajectory {
             if self.poisoned == Some(step) && tensor == 3 {
                 values[len / 2] = f32::NAN;
             }
-            let narrow = match self.gradients {
-                Gradients::F32 => false,
-                Gradients::Bf16 => true,
-                Gradients::Mixed => tensor.is_multiple_of(2),
-            };
-            Some(if narrow {
-                Gradient::Bf16(values.iter().map(|x| bf16::from_bits((x.to_bits() >> 16) as u16)).collect())
+            let odd = !tensor.is_multiple_of(2);
+            Some(if self.gradients.is_bf16(odd) {
+                Gradient::Bf16(high_halves(&values))
             } else {
                 Gradient::F32(values)
             })
@@ -368,6 +465,16 @@ impl Trajectory {
                 .map(|s| tensors().map(|(i, len)| gradient(s, i, len)).collect())
                 .collect(),
         }
+    }
+
+    pub fn has_bf16_parameter(&self, tensor: usize) -> bool {
+        self.kept.parameters.is_bf16(tensor % 4 >= 2)
+    }
+
+    /// What a tensor is overwritten with after this step, if it is.
+    pub fn overwritten(&self, inputs: &Inputs, tensor: usize, step: u64) -> Option<Vec<f32>> {
+        let due = self.kept.reset == Some(step) && tensor != 0;
+        due.then(|| inputs.parameters[tensor].iter().map(|p| p * 0.5).collect())
     }
 
     /// The group of a tensor, 0 being the default one.
@@ -393,18 +500,40 @@ impl Trajectory {
     pub fn replay_on<H: Home>(&self, home: &H, inputs: &Inputs, offset: usize) -> Outcome {
         let mut builder =
             home.builder(Optimizer::builder(self.algorithm).non_finite(self.non_finite).norms(self.norms));
+        let Kept { master, moments, rounding, seed, ema, .. } = self.kept;
+        builder = builder.master(master).moments(moments).seed(seed);
         if let Some(max) = self.max_grad_norm {
             builder = builder.max_grad_norm(max);
+        }
+        if let Some(rounding) = rounding {
+            builder = builder.rounding(rounding);
+        }
+        if let Some(decay) = ema {
+            builder = builder.ema(decay);
         }
         let mut optimizer = builder.build().unwrap();
         let groups: Vec<_> = self.groups.iter().map(|&group| optimizer.add_group(group).unwrap()).collect();
         let ids: Vec<_> = (self.lengths.iter().enumerate())
-            .map(|(tensor, &len)| match self.group(tensor) {
-                0 => optimizer.register(tensor.to_string(), len).unwrap(),
-                group => optimizer.register_in(groups[group - 1], tensor.to_string(), len).unwrap(),
+            .map(|(tensor, &len)| {
+                let dtype = if self.has_bf16_parameter(tensor) { Dtype::Bf16 } else { Dtype::F32 };
+                let name = tensor.to_string();
+                match (self.group(tensor), dtype) {
+                    (0, Dtype::F32) => optimizer.register(name, len),
+                    (0, _) => optimizer.register_bf16(name, len),
+                    (group, dtype) => optimizer.register_in(groups[group - 1], name, len, dtype),
+                }
+                .unwrap()
             })
             .collect();
-        let mut parameters: Vec<_> = inputs.parameters.iter().map(|p| home.f32(p, offset)).collect();
+        let place = |tensor: usize, values: &[f32]| {
+            if self.has_bf16_parameter(tensor) {
+                Placed::Bf16(home.bf16(&high_halves(values), offset))
+            } else {
+                Placed::F32(home.f32(values, offset))
+            }
+        };
+        let mut parameters: Vec<Placed<H>> =
+            inputs.parameters.iter().enumerate().map(|(i, p)| place(i, p)).collect();
         let mut outcome = Outcome::default();
         for step in 1..=self.steps {
             optimizer.set_grad_scale(self.grad_scale(step)).unwrap();
@@ -414,21 +543,22 @@ impl Trajectory {
             let gradients: Vec<_> = (inputs.gradients[step as usize - 1].iter())
                 .map(|gradient| {
                     gradient.as_ref().map(|gradient| match gradient {
-                        Gradient::F32(g) => (Some(home.f32(g, offset)), None),
-                        Gradient::Bf16(g) => (None, Some(home.bf16(g, offset))),
+                        Gradient::F32(g) => Placed::<H>::F32(home.f32(g, offset)),
+                        Gradient::Bf16(g) => Placed::Bf16(home.bf16(g, offset)),
                     })
                 })
                 .collect();
             let mut updates: Vec<_> = (ids.iter().zip(&mut parameters).zip(&gradients))
                 .filter_map(|((&id, parameter), gradient)| {
-                    let parameter = home.parameter(parameter, offset);
-                    match gradient.as_ref()? {
-                        (Some(wide), _) => Some(Update::new(id, parameter, home.f32_gradient(wide, offset))),
-                        (_, narrow) => {
-                            let gradient = home.bf16_gradient(narrow.as_ref()?, offset);
-                            Some(Update::new(id, parameter, gradient))
-                        }
-                    }
+                    let gradient = match gradient.as_ref()? {
+                        Placed::F32(wide) => home.f32_gradient(wide, offset),
+                        Placed::Bf16(narrow) => home.bf16_gradient(narrow, offset),
+                    };
+                    let parameter = match parameter {
+                        Placed::F32(wide) => home.parameter(wide, offset),
+                        Placed::Bf16(narrow) => home.bf16_parameter(narrow, offset),
+                    };
+                    Some(Update::new(id, parameter, gradient))
                 })
                 .collect();
             let mut refused = optimizer.step(&mut updates).is_err();
@@ -448,23 +578,27 @@ impl Trajectory {
             );
             assert_eq!(report.step, step);
             for (tensor, parameter) in parameters.iter().enumerate() {
-                let values = home.read(parameter, offset);
+                let values = match parameter {
+                    Placed::F32(wide) => home.read(wide, offset),
+                    Placed::Bf16(narrow) => {
+                        home.read_bf16(narrow, offset).iter().map(|p| p.to_f32()).collect()
+                    }
+                };
                 outcome.floats(format!("parameter {tensor} after step {step}"), &values);
             }
             for (tensor, &id) in ids.iter().enumerate().filter(|_| self.norms) {
                 let norms = optimizer.norms_of(id).unwrap();
                 outcome.norms(tensor, step, norms.map(|norms| [norms.grad, norms.update, norms.parameter]));
             }
+            for (tensor, &id) in ids.iter().enumerate() {
+                if let Some(values) = self.overwritten(inputs, tensor, step) {
+                    parameters[tensor] = place(tensor, &values);
+                    optimizer.reset_master(id).unwrap();
+                }
+            }
         }
         for (tensor, &id) in ids.iter().enumerate() {
-            let state = optimizer.state(id).unwrap();
-            outcome.state(
-                tensor,
-                state.step,
-                &state.exp_avg,
-                &state.exp_avg_sq,
-                state.max_exp_avg_sq.as_deref(),
-            );
+            outcome.state(tensor, &optimizer.state(id).unwrap());
         }
         outcome
     }
@@ -481,7 +615,20 @@ pub trait Home {
     fn parameter<'a>(&self, tensor: &'a mut Self::F32, offset: usize) -> TensorMut<'a>;
     fn f32_gradient<'a>(&self, tensor: &'a Self::F32, offset: usize) -> Tensor<'a>;
     fn bf16_gradient<'a>(&self, tensor: &'a Self::Bf16, offset: usize) -> Tensor<'a>;
+    fn bf16_parameter<'a>(&self, tensor: &'a mut Self::Bf16, offset: usize) -> TensorMut<'a>;
     fn read(&self, tensor: &Self::F32, offset: usize) -> Vec<f32>;
+    fn read_bf16(&self, tensor: &Self::Bf16, offset: usize) -> Vec<bf16>;
+}
+
+/// A tensor of either type.
+enum Placed<H: Home> {
+    F32(H::F32),
+    Bf16(H::Bf16),
+}
+
+/// bf16 of the same sign and magnitude, not rounded.
+pub fn high_halves(values: &[f32]) -> Vec<bf16> {
+    values.iter().map(|x| bf16::from_bits((x.to_bits() >> 16) as u16)).collect()
 }
 
 struct Host {
@@ -510,7 +657,13 @@ impl Home for Host {
     fn bf16_gradient<'a>(&self, tensor: &'a Vec<bf16>, offset: usize) -> Tensor<'a> {
         (&tensor[offset..]).into()
     }
+    fn bf16_parameter<'a>(&self, tensor: &'a mut Vec<bf16>, offset: usize) -> TensorMut<'a> {
+        (&mut tensor[offset..]).into()
+    }
     fn read(&self, tensor: &Vec<f32>, offset: usize) -> Vec<f32> {
+        tensor[offset..].to_vec()
+    }
+    fn read_bf16(&self, tensor: &Vec<bf16>, offset: usize) -> Vec<bf16> {
         tensor[offset..].to_vec()
     }
 }
@@ -556,12 +709,22 @@ impl Outcome {
         self.0.push((format!("norms of {tensor} after step {step} (gradient, update, parameter)"), words));
     }
 
-    pub fn state(&mut self, tensor: usize, step: u64, m: &[f32], v: &[f32], vmax: Option<&[f32]>) {
-        self.0.push((format!("step count of {tensor}"), vec![step]));
-        self.floats(format!("first moment of {tensor}"), m);
-        self.floats(format!("second moment of {tensor}"), v);
-        if let Some(vmax) = vmax {
+    pub fn state(&mut self, tensor: usize, state: &State) {
+        self.0.push((format!("step count of {tensor}"), vec![state.step]));
+        self.floats(format!("first moment of {tensor}"), &state.exp_avg);
+        self.floats(format!("second moment of {tensor}"), &state.exp_avg_sq);
+        if let Some(vmax) = &state.max_exp_avg_sq {
             self.floats(format!("largest second moment of {tensor}"), vmax);
+        }
+        if let Some(master) = &state.master {
+            self.floats(format!("master of {tensor}"), master);
+        }
+        if let Some(remainder) = &state.remainder {
+            let words = remainder.iter().map(|&r| r as u16 as u64).collect();
+            self.0.push((format!("remainder of {tensor}"), words));
+        }
+        if let Some(ema) = &state.ema {
+            self.floats(format!("average of {tensor}"), ema);
         }
     }
 

@@ -4,7 +4,7 @@
     reason = "one reason for all: a Avx512 exists only inside `run`, whose caller has detected the instruction set"
 )]
 
-use super::{Isa, LANES, Program, Vector};
+use super::{Isa, LANES, PHILOX, Program, Vector, round_keys};
 use std::arch::x86_64::*;
 use std::ops::{Add, Mul, Sub};
 
@@ -40,6 +40,59 @@ impl Isa for Avx512 {
     unsafe fn load_bf16(self, from: *const u16) -> Self::V {
         let wide = unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())) };
         F32x16(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)) })
+    }
+    #[inline(always)]
+    unsafe fn load_joined(self, value: *const u16, remainder: *const u16) -> Self::V {
+        unsafe {
+            let value = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(value.cast())));
+            let remainder = _mm512_cvtepi16_epi32(_mm256_loadu_si256(remainder.cast()));
+            F32x16(_mm512_castsi512_ps(_mm512_add_epi32(value, remainder)))
+        }
+    }
+    /// Four counters a vector, the words of each in a quarter of it: the draws lie in memory as they are.
+    #[inline(always)]
+    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; LANES]) {
+        const VECTORS: usize = LANES / 32;
+        unsafe {
+            let quarters = |[a, b, c, d]: [u32; 4]| {
+                _mm512_broadcast_i32x4(_mm_setr_epi32(a as i32, b as i32, c as i32, d as i32))
+            };
+            let first = quarters([c0, c1, c2, c3]);
+            let mut state = [first; VECTORS];
+            for (i, state) in state.iter_mut().enumerate() {
+                let i = 4 * i as i32;
+                let count = _mm512_setr_epi32(i, 0, 0, 0, i + 1, 0, 0, 0, i + 2, 0, 0, 0, i + 3, 0, 0, 0);
+                *state = _mm512_add_epi32(first, count);
+            }
+            let multipliers = quarters([PHILOX[0], 0, PHILOX[1], 0]);
+            for [k0, k1] in round_keys(key) {
+                let key = quarters([k0, 0, k1, 0]);
+                for state in &mut state {
+                    let product = _mm512_shuffle_epi32::<0x1b>(_mm512_mul_epu32(*state, multipliers));
+                    let odd = _mm512_srli_epi64::<32>(*state);
+                    *state = _mm512_xor_si512(_mm512_xor_si512(product, odd), key);
+                }
+            }
+            for (state, into) in state.iter().zip(into.as_chunks_mut::<32>().0) {
+                _mm512_storeu_si512(into.as_mut_ptr().cast(), *state);
+            }
+        }
+    }
+}
+
+impl F32x16 {
+    /// Lanes that hold NaN have their quiet bit set, others are `others`'.
+    #[inline(always)]
+    fn quiet_nan_or(self, others: __m512i) -> __m512i {
+        unsafe {
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let bits = _mm512_castps_si512(self.0);
+            _mm512_mask_or_epi32(others, nan, bits, _mm512_set1_epi32(0x0040_0000))
+        }
+    }
+    #[inline(always)]
+    fn high(bits: __m512i) -> Self {
+        Self(unsafe { _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32))) })
     }
 }
 
@@ -97,7 +150,44 @@ impl Vector for F32x16 {
         Self(unsafe { _mm512_mask_blend_ps(greater, self.0, other.0) })
     }
     #[inline(always)]
+    fn nearest_bf16(self) -> Self {
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            Self::high(self.quiet_nan_or(up))
+        }
+    }
+    #[inline(always)]
+    unsafe fn stochastic_bf16(self, random: *const u16) -> Self {
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let exponent = _mm512_set1_epi32(0x7f80_0000);
+            let finite = _mm512_cmpneq_epi32_mask(_mm512_and_si512(bits, exponent), exponent);
+            let random = _mm512_cvtepu16_epi32(_mm256_loadu_si256(random.cast()));
+            Self::high(self.quiet_nan_or(_mm512_mask_add_epi32(bits, finite, bits, random)))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_high(self, to: *mut u16) {
+        unsafe {
+            let high = _mm512_srli_epi32::<16>(_mm512_castps_si512(self.0));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_split(self, value: *mut u16, remainder: *mut u16) {
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let up = self.quiet_nan_or(_mm512_add_epi32(bits, _mm512_set1_epi32(0x8000)));
+            let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(self.0, self.0);
+            let low = _mm512_maskz_mov_epi32(number, bits);
+            _mm256_storeu_si256(value.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(up)));
+            _mm256_storeu_si256(remainder.cast(), _mm512_cvtepi32_epi16(low));
+        }
     }
 }

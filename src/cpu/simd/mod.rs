@@ -134,6 +134,26 @@ pub(crate) trait Isa: Copy {
     /// # Safety
     /// `from` is valid for reads of WIDTH u16, aligned to 2 bytes.
     unsafe fn load_bf16(self, from: *const u16) -> Self::V;
+    /// bf16 values and the rests of their bits: `join` of kernels/element.cuh.
+    /// # Safety
+    /// Both are valid for reads of WIDTH u16, aligned to 2 bytes.
+    unsafe fn load_joined(self, value: *const u16, remainder: *const u16) -> Self::V;
+    /// Random bits of LANES elements: `philox` of kernels/element.cuh with the counter's first word counted up.
+    fn random(self, key: [u32; 2], counter: [u32; 4], into: &mut [u16; LANES]);
+}
+
+/// Of Philox4x32-10: its multipliers, and what a round adds to the key.
+const PHILOX: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
+const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
+const ROUNDS: usize = 10;
+
+/// The keys of each round.
+fn round_keys(mut key: [u32; 2]) -> [[u32; 2]; ROUNDS] {
+    std::array::from_fn(|_| {
+        let this = key;
+        key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+        this
+    })
 }
 
 /// `+`, `−` and `×` round once each, as everything here does.
@@ -150,9 +170,23 @@ pub(crate) trait Vector: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Ou
     fn select_max(self, other: Self) -> Self;
     /// self > other ? other : self
     fn select_min(self, other: Self) -> Self;
+    /// To the nearest bf16, ties to even; still as f32.
+    fn nearest_bf16(self) -> Self;
+    /// To one of the two bf16 around it, by WIDTH random u16; still as f32.
+    /// # Safety
+    /// `random` is valid for reads of WIDTH u16, aligned to 2 bytes.
+    unsafe fn stochastic_bf16(self, random: *const u16) -> Self;
     /// # Safety
     /// `to` is valid for writes of WIDTH f32, aligned to 4 bytes.
     unsafe fn store(self, to: *mut f32);
+    /// The high halves: exact where the values are bf16.
+    /// # Safety
+    /// `to` is valid for writes of WIDTH u16, aligned to 2 bytes.
+    unsafe fn store_high(self, to: *mut u16);
+    /// bf16 values and the rests of their bits: `split_value` and `split_remainder` of kernels/element.cuh.
+    /// # Safety
+    /// Both are valid for writes of WIDTH u16, aligned to 2 bytes.
+    unsafe fn store_split(self, value: *mut u16, remainder: *mut u16);
 }
 
 /// self^exponent, by one scalar function at every level.

@@ -4,7 +4,7 @@
     reason = "one reason for all: a Neon exists only inside `run`, whose caller has detected the instruction set"
 )]
 
-use super::{Isa, LANES, Program, Vector};
+use super::{Isa, LANES, PHILOX, Program, Vector, round_keys};
 use std::arch::aarch64::*;
 use std::ops::{Add, Mul, Sub};
 
@@ -40,6 +40,57 @@ impl Isa for Neon {
     unsafe fn load_bf16(self, from: *const u16) -> Self::V {
         let wide = unsafe { vshll_n_u16::<16>(vld1_u16(from)) };
         F32x4(unsafe { vreinterpretq_f32_u32(wide) })
+    }
+    #[inline(always)]
+    unsafe fn load_joined(self, value: *const u16, remainder: *const u16) -> Self::V {
+        unsafe {
+            let value = vshll_n_u16::<16>(vld1_u16(value));
+            let remainder = vreinterpretq_u32_s32(vmovl_s16(vld1_s16(remainder.cast())));
+            F32x4(vreinterpretq_f32_u32(vaddq_u32(value, remainder)))
+        }
+    }
+    /// A counter a vector: the draws lie in memory as they are.
+    #[inline(always)]
+    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; LANES]) {
+        const VECTORS: usize = LANES / 8;
+        unsafe {
+            let four = |words: [u32; 4]| vld1q_u32(words.as_ptr());
+            let mut state = [four([c0, c1, c2, c3]); VECTORS];
+            for (i, state) in state.iter_mut().enumerate() {
+                *state = vaddq_u32(*state, four([i as u32, 0, 0, 0]));
+            }
+            let multipliers = vld1_u32(PHILOX.as_ptr());
+            for [k0, k1] in round_keys(key) {
+                let key = four([k0, 0, k1, 0]);
+                for state in &mut state {
+                    let pairs = vreinterpretq_u64_u32(*state);
+                    let product = vreinterpretq_u32_u64(vmull_u32(vmovn_u64(pairs), multipliers));
+                    let swapped = vrev64q_u32(product);
+                    let reversed = vextq_u32::<2>(swapped, swapped);
+                    let odd = vreinterpretq_u32_u64(vshrq_n_u64::<32>(pairs));
+                    *state = veorq_u32(veorq_u32(reversed, odd), key);
+                }
+            }
+            for (state, into) in state.iter().zip(into.as_chunks_mut::<8>().0) {
+                vst1q_u16(into.as_mut_ptr(), vreinterpretq_u16_u32(*state));
+            }
+        }
+    }
+}
+
+impl F32x4 {
+    /// Lanes that hold NaN have their quiet bit set, others are `others`'.
+    #[inline(always)]
+    fn quiet_nan_or(self, others: uint32x4_t) -> uint32x4_t {
+        unsafe {
+            let number = vceqq_f32(self.0, self.0);
+            let quiet = vorrq_u32(vreinterpretq_u32_f32(self.0), vdupq_n_u32(0x0040_0000));
+            vbslq_u32(number, others, quiet)
+        }
+    }
+    #[inline(always)]
+    fn high(bits: uint32x4_t) -> Self {
+        Self(unsafe { vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff_0000))) })
     }
 }
 
@@ -96,7 +147,40 @@ impl Vector for F32x4 {
         Self(unsafe { vbslq_f32(vcgtq_f32(self.0, other.0), other.0, self.0) })
     }
     #[inline(always)]
+    fn nearest_bf16(self) -> Self {
+        unsafe {
+            let bits = vreinterpretq_u32_f32(self.0);
+            let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let up = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+            Self::high(self.quiet_nan_or(up))
+        }
+    }
+    #[inline(always)]
+    unsafe fn stochastic_bf16(self, random: *const u16) -> Self {
+        unsafe {
+            let bits = vreinterpretq_u32_f32(self.0);
+            let exponent = vdupq_n_u32(0x7f80_0000);
+            let special = vceqq_u32(vandq_u32(bits, exponent), exponent);
+            let random = vmovl_u16(vld1_u16(random));
+            Self::high(self.quiet_nan_or(vaddq_u32(bits, vbicq_u32(random, special))))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { vst1q_f32(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_high(self, to: *mut u16) {
+        unsafe { vst1_u16(to, vshrn_n_u32::<16>(vreinterpretq_u32_f32(self.0))) }
+    }
+    #[inline(always)]
+    unsafe fn store_split(self, value: *mut u16, remainder: *mut u16) {
+        unsafe {
+            let bits = vreinterpretq_u32_f32(self.0);
+            let up = self.quiet_nan_or(vaddq_u32(bits, vdupq_n_u32(0x8000)));
+            let low = vandq_u32(bits, vceqq_f32(self.0, self.0));
+            vst1_u16(value, vshrn_n_u32::<16>(up));
+            vst1_u16(remainder, vmovn_u32(low));
+        }
     }
 }
