@@ -215,7 +215,7 @@ struct Chunk {
     /// The parameter's exponential moving average `e`, after its step.
     __device__ __forceinline__ void store_ema(float *e, const float *p, float weight) const {
 #pragma unroll
-        for (unsigned int k = 0; k < FADAM_VECTOR; k++) e[k] = starts ? p[k] : exp_avg(e[k], p[k], weight, 0);
+        for (unsigned int k = 0; k < FADAM_VECTOR; k++) e[k] = starts ? p[k] : ::exp_avg(e[k], p[k], weight, 0);
         store(ema, e);
     }
 

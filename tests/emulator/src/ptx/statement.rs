@@ -15,7 +15,8 @@ impl Parser {
             Some(".pragma") => {
                 self.word()?;
                 match self.next()? {
-                    Token::Text(text) if text == "nounroll" => self.expect(';'),
+                    // The second says which bytes of the next load matter: a hint, and the others are there too.
+                    Token::Text(text) if text == "nounroll" || is_used_bytes_mask(&text) => self.expect(';'),
                     other => self.fail(format!("unknown pragma {other:?}")),
                 }
             }
@@ -191,4 +192,13 @@ impl Parser {
             (value, _) => self.fail(format!("{value:?} as an initial {kind}")),
         }
     }
+}
+
+/// `used_bytes_mask`, and a mask of bytes.
+fn is_used_bytes_mask(text: &str) -> bool {
+    let mask = text.strip_prefix("used_bytes_mask ").map(str::trim);
+    mask.is_some_and(|mask| match mask.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).is_ok(),
+        None => mask.parse::<u64>().is_ok(),
+    })
 }
