@@ -214,7 +214,9 @@ impl Backend {
             #[cfg(not(feature = "cuda"))]
             Target::Device(Device::Cuda(ordinal)) => Err(no_cuda(ordinal)),
             #[cfg(feature = "cuda")]
-            Target::Stream(stream) => Ok(Self::Cuda(Box::new(Cuda::on_stream(stream, algorithm, norms, storage)?))),
+            Target::Stream(stream) => {
+                Ok(Self::Cuda(Box::new(Cuda::on_stream(stream, algorithm, norms, storage)?)))
+            }
         }
     }
 

@@ -3,9 +3,7 @@
 use crate::algorithm::{Hyper, check, positive};
 use crate::backend::{Address, Backend, Failure, Job, NotFinite, Target};
 use crate::storage::Storage;
-use crate::{
-    Algorithm, Device, Dtype, Error, Master, Norms, Report, Rounding, Simd, Tensor, TensorMut,
-};
+use crate::{Algorithm, Device, Dtype, Error, Master, Norms, Report, Rounding, Simd, Tensor, TensorMut};
 use std::collections::HashMap;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};

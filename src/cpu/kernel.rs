@@ -277,8 +277,7 @@ unsafe fn row<S: Isa, K: Kernel, G: Gradient, M: Moments>(
         let offset = start + i * S::V::WIDTH;
         let mut sums = [lanes[0][i], lanes[1][i], lanes[2][i]];
         let or_null = |array: *mut f32| if array.is_null() { array } else { array.wrapping_add(offset) };
-        let random =
-            |array: *const u16| if array.is_null() { array } else { array.wrapping_add(offset) };
+        let random = |array: *const u16| if array.is_null() { array } else { array.wrapping_add(offset) };
         let at = At {
             parameter: arrays.parameter.wrapping_add(offset),
             exp_avg: exp_avg.wrapping_add(offset),

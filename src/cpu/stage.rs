@@ -2,7 +2,7 @@
 //! again. And the random bits of a row.
 
 use super::kernel::{Chunk, Gradient, Kernel, Master, Moments, Parameter, Row, Use};
-use super::simd::{Isa, LANES, Vector};
+use super::simd::{Isa, LANES, RANDOM, Vector};
 use crate::Dtype;
 use crate::args::{
     FADAM_RANDOM_BLOCK, FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ, FADAM_RANDOM_PARAMETER,
@@ -25,9 +25,9 @@ impl Random {
         Self { seed, step: step as u32, stream: (index as u32) << FADAM_RANDOM_PURPOSE_BITS }
     }
 
-    /// For LANES elements from `start` on, a multiple of LANES.
+    /// For RANDOM elements from `start` on, a multiple of RANDOM.
     #[inline(always)]
-    fn row<S: Isa>(&self, isa: S, purpose: u32, start: usize, into: &mut [u16; LANES]) {
+    fn fill<S: Isa>(&self, isa: S, purpose: u32, start: usize, into: &mut [u16; RANDOM]) {
         let block = start as u64 / u64::from(FADAM_RANDOM_BLOCK);
         let key = [self.seed as u32, (self.seed >> 32) as u32];
         isa.random(key, [block as u32, (block >> 32) as u32, self.step, self.stream | purpose], into);
@@ -42,8 +42,12 @@ pub(super) struct Stage {
     ema: [f32; LANES],
     /// Of either type.
     gradient: [f32; LANES],
-    random: [[u16; LANES]; 2],
+    /// For parameter, first and second moment: of this row and the next ones.
+    random: [[u16; RANDOM]; 3],
 }
+
+/// What the random bits are for, in the order of `Stage::random`.
+const PURPOSES: [u32; 3] = [FADAM_RANDOM_PARAMETER, FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ];
 
 impl Stage {
     #[inline(always)]
@@ -53,7 +57,7 @@ impl Stage {
             moments: [[0.0; LANES]; 3],
             ema: [0.0; LANES],
             gradient: [0.0; LANES],
-            random: [[0; LANES]; 2],
+            random: [[0; RANDOM]; 3],
         }
     }
 
@@ -112,15 +116,30 @@ impl Stage {
                 }
             }
         }
-        if let Some(random) = part.random.filter(|_| M::DTYPE == Dtype::Bf16) {
-            for (i, purpose) in [FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ].into_iter().enumerate() {
-                if K::MOMENTS[i] == Use::Writes {
-                    random.row(isa, purpose, part.start, &mut self.random[i]);
-                    row.random[i] = self.random[i].as_ptr();
+        if let Some(random) = part.random {
+            let bare = matches!(part.parameter, Parameter::Bf16 { master: Master::None, .. });
+            let moments = M::DTYPE == Dtype::Bf16;
+            let rounds = [
+                bare && K::PARAMETER == Use::Writes,
+                moments && K::MOMENTS[0] == Use::Writes,
+                moments && K::MOMENTS[1] == Use::Writes,
+            ];
+            for (i, purpose) in PURPOSES.into_iter().enumerate().filter(|&(i, _)| rounds[i]) {
+                if part.start.is_multiple_of(RANDOM) {
+                    random.fill(isa, purpose, part.start, &mut self.random[i]);
+                }
+                if i > 0 {
+                    row.random[i - 1] = self.random_bits(i, part.start);
                 }
             }
         }
         row
+    }
+
+    /// Of the row that begins at this element.
+    #[inline(always)]
+    fn random_bits(&self, purpose: usize, start: usize) -> *const u16 {
+        self.random[purpose][start % RANDOM..].as_ptr()
     }
 
     /// What the kernel has written, to where it is kept.
@@ -139,7 +158,10 @@ impl Stage {
                 match M::DTYPE {
                     Dtype::F32 if whole => {}
                     Dtype::F32 => unpad(&self.moments[i], array.cast(), part.len),
-                    Dtype::Bf16 => narrow(isa, self.moments[i].as_ptr(), array.cast(), part.len, |m, _| m),
+                    Dtype::Bf16 => {
+                        // The kernel has rounded them.
+                        narrow(isa, Round::No, self.moments[i].as_ptr(), array.cast(), part.len);
+                    }
                 }
             }
             if K::PARAMETER != Use::Writes {
@@ -160,20 +182,26 @@ impl Stage {
                     if !in_place {
                         unpad(&self.parameter, array, part.len);
                     }
-                    narrow(isa, from, value, part.len, |p, _| p.nearest_bf16());
+                    narrow(isa, Round::Nearest, from, value, part.len);
                 }
-                Parameter::Bf16 { value, master: Master::None, .. } => match part.random {
-                    None => narrow(isa, self.parameter.as_ptr(), value, part.len, |p, _| p.nearest_bf16()),
-                    Some(random) => {
-                        let bits = &mut self.random[0]; // the kernel has done with it
-                        random.row(isa, FADAM_RANDOM_PARAMETER, part.start, bits);
-                        let round = |p: S::V, at: usize| p.stochastic_bf16(bits.as_ptr().add(at));
-                        narrow(isa, self.parameter.as_ptr(), value, part.len, round);
-                    }
-                },
+                Parameter::Bf16 { value, master: Master::None, .. } => {
+                    let stochastic = part.random.map(|_| Round::Stochastic(self.random_bits(0, part.start)));
+                    let round = stochastic.unwrap_or(Round::Nearest);
+                    narrow(isa, round, self.parameter.as_ptr(), value, part.len);
+                }
             }
         }
     }
+}
+
+/// How values become bf16.
+#[derive(Clone, Copy)]
+enum Round {
+    /// They are.
+    No,
+    Nearest,
+    /// By the random bits of a row.
+    Stochastic(*const u16),
 }
 
 /// # Safety
@@ -234,22 +262,21 @@ unsafe fn join<S: Isa>(
     }
 }
 
-/// Rounds by `round(values, where they are in the row)` and keeps the high halves.
 #[inline(always)]
-unsafe fn narrow<S: Isa>(
-    isa: S,
-    from: *const f32,
-    to: *mut u16,
-    len: usize,
-    round: impl Fn(S::V, usize) -> S::V,
-) {
+unsafe fn narrow<S: Isa>(isa: S, round: Round, from: *const f32, to: *mut u16, len: usize) {
     let mut copy = [0_u16; LANES];
     let whole = len == LANES;
     let into = if whole { to } else { copy.as_mut_ptr() };
     // SAFETY: the caller's; vectors within a row.
     unsafe {
         for at in (0..LANES).step_by(S::V::WIDTH) {
-            round(isa.load(from.add(at)), at).store_high(into.add(at));
+            let values = isa.load(from.add(at));
+            let rounded = match round {
+                Round::No => values,
+                Round::Nearest => values.nearest_bf16(),
+                Round::Stochastic(random) => values.stochastic_bf16(random.add(at)),
+            };
+            rounded.store_high(into.add(at));
         }
         if !whole {
             copy.as_ptr().copy_to_nonoverlapping(to, len);

@@ -346,11 +346,8 @@ impl Cuda {
             }
         }
         self.prepare(jobs, groups, policy, capturing).map_err(Failure::Untouched)?;
-        let args = StepArgs {
-            seed: self.storage.seed,
-            ema_weight: self.storage.ema_weight(),
-            ..self.tables.args()
-        };
+        let args =
+            StepArgs { seed: self.storage.seed, ema_weight: self.storage.ema_weight(), ..self.tables.args() };
         self.kernels.launch(&self.stream, &args, policy)?;
         self.figures = Figures {
             grad_norm: policy.reads_gradients() || policy.norms,
@@ -461,8 +458,7 @@ impl Cuda {
 
     pub(crate) fn state(&mut self, index: usize) -> Result<State, Error> {
         let progress = self.record(index)?.progress;
-        let Parameter { len, master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } =
-            &self.parameters[index];
+        let Parameter { len, master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } = &self.parameters[index];
         fn copy<T: buffer::Plain + Default>(buffer: &Buffer, len: usize) -> Result<Vec<T>, Error> {
             let mut values = vec![T::default(); len];
             buffer.download(&mut values).map(|()| values)

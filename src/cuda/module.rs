@@ -141,12 +141,7 @@ impl Source {
     }
 
     /// PTX (or CUBIN) for a device of this compute capability, from the process's cache if it is there.
-    pub(crate) fn compile(
-        self,
-        kept: Kept,
-        capability: i32,
-        output: Output,
-    ) -> Result<Arc<Vec<u8>>, Error> {
+    pub(crate) fn compile(self, kept: Kept, capability: i32, output: Output) -> Result<Arc<Vec<u8>>, Error> {
         type Key = (Source, Kept, i32, bool);
         static COMPILED: LazyLock<Mutex<HashMap<Key, Arc<Vec<u8>>>>> = LazyLock::new(Mutex::default);
         let nvrtc = Nvrtc::get()?;
