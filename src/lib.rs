@@ -97,6 +97,7 @@
 //!
 //! [`numerics`] states the promise and what it rests on.
 
+mod accumulate;
 mod algorithm;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // half of it is for a GPU alone
@@ -109,18 +110,23 @@ mod cpu;
 pub mod cuda;
 mod error;
 mod fisher;
+mod loss_scale;
 mod norm;
 pub mod numerics;
 mod optimizer;
 mod report;
+mod schedule;
 mod tensor;
 
+pub use accumulate::accumulate;
 pub use algorithm::{Adam, Algorithm, Decay, FAdam, FisherAdam};
 pub use backend::Device;
 pub use cpu::Simd;
 pub use error::Error;
 pub use fisher::{EmpiricalFisher, FisherPower, natural_gradient_step};
+pub use loss_scale::LossScale;
 pub use norm::global_norm;
 pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
 pub use report::{Norms, Report};
+pub use schedule::Schedule;
 pub use tensor::{Dtype, Element, Tensor, TensorMut};

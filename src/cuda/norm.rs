@@ -29,7 +29,7 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
     let chunks = tensors.iter().map(|tensor| (tensor.len as u64).div_ceil(FADAM_CHUNK.into())).sum();
     tables.reserve(tensors.len(), chunks, false)?;
     let settings = Settings { grad_scale: 1.0, ..Settings::default() };
-    tables.settings(settings, std::iter::empty(), false)?;
+    tables.settings(settings, std::iter::empty(), None, false)?;
     let mut guards = Guards::default();
     let mut tasks = Vec::with_capacity(tensors.len());
     for tensor in tensors {
