@@ -1,6 +1,6 @@
 //! Gradient accumulation, outside an optimizer.
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, refuse_capture};
 use super::module::{Module, Source};
 use super::step::Sweep;
 use super::table::flags;
@@ -24,6 +24,7 @@ pub(crate) fn accumulate(
     });
     let stream = known.unwrap_or_else(|| primary.default_stream());
     let context = stream.context();
+    refuse_capture(&stream)?;
     let module = Module::load_for_good(context, Source::Accumulate)?;
     let kernel = Sweep::load(&module, context, if first { "accumulate_first" } else { "accumulate" })?;
     let mut guards = Guards::default();
