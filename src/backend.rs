@@ -320,15 +320,21 @@ impl Backend {
         }
     }
 
-    /// Goes on from these, with nothing to report of the last step.
+    /// Goes on from these, with nothing to report of the last step. A loss scale of 0, of an optimizer that had none, leaves
+    /// this one's as it is.
     pub(crate) fn set_counters(&mut self, counters: &Counters) -> Result<(), Error> {
+        let mut counters = *counters;
+        if counters.loss_scale == 0.0 {
+            let own = self.counters()?;
+            (counters.loss_scale, counters.good_steps) = (own.loss_scale, own.good_steps);
+        }
         match self {
             Self::Cpu(cpu) => {
-                cpu.set_counters(counters);
+                cpu.set_counters(&counters);
                 Ok(())
             }
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.set_counters(counters),
+            Self::Cuda(cuda) => cuda.set_counters(&counters),
         }
     }
 

@@ -75,3 +75,54 @@ impl LossScale {
         (if larger <= MAX { larger } else { scale }, 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Backend, Counters, Target};
+    use crate::optimizer::Policy;
+    use crate::{Adam, Algorithm, Device, Group, NonFinite, Schedule};
+
+    /// On the CPU, and on a GPU where there is one.
+    #[test]
+    fn counters_go_on_where_they_are_set() {
+        let algorithm = Algorithm::from(Adam::default());
+        let groups = [(Group::default(), algorithm.resolve(&Group::default()).unwrap())];
+        let policy = Policy {
+            max_grad_norm: None,
+            grad_scale: 1.0,
+            non_finite: NonFinite::Skip,
+            norms: false,
+            kappa: None,
+            speculate: false,
+            schedule: Some(Schedule::linear(0, 10, 0.0)),
+            loss_scale: Some(LossScale { growth_interval: 5, ..LossScale::default() }),
+        };
+        let mut devices = vec![Device::Cpu];
+        devices.extend(Device::best().ok().filter(|&best| best != Device::Cpu));
+        for device in devices {
+            println!("on {device}");
+            let mut backend = Backend::new(Some(Target::Device(device)), None, &algorithm, false).unwrap();
+            assert_eq!(backend.counters().unwrap(), Counters::default());
+            let saved =
+                Counters { step: 9, skipped_steps: 2, schedule_step: 7, loss_scale: 64.0, good_steps: 3 };
+            backend.set_counters(&saved).unwrap();
+            assert_eq!(backend.counters().unwrap(), saved);
+            let mut step = || {
+                assert!(backend.step(&[], &groups, &policy).is_ok_and(|bad| bad.is_none()));
+                (backend.counters().unwrap(), backend.report().unwrap().0)
+            };
+            let (counters, report) = step();
+            assert_eq!((report.step, report.skipped_steps), (10, 2));
+            assert_eq!((report.learning_rate_factor, report.loss_scale), (Some(0.3), Some(64.0)));
+            assert_eq!(counters, Counters { step: 10, schedule_step: 8, good_steps: 4, ..saved });
+            let counters = step().0;
+            let grown = Counters { step: 11, schedule_step: 9, good_steps: 0, loss_scale: 128.0, ..saved };
+            assert_eq!(counters, grown);
+            // Those of an optimizer without a loss scale.
+            backend.set_counters(&Counters { step: 1, ..Counters::default() }).unwrap();
+            let kept = Counters { step: 1, loss_scale: 128.0, ..Counters::default() };
+            assert_eq!(backend.counters().unwrap(), kept);
+        }
+    }
+}

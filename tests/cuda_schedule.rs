@@ -145,6 +145,23 @@ fn a_gpu_and_a_replay_go_the_way_of_the_cpu() {
     }
 }
 
+/// At either end of the range of the loss scale.
+#[test]
+fn the_scale_stays_within_its_bounds() {
+    let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
+    for (power, last, gradients) in [(-124, -126, [f32::NAN; 4]), (124, 126, [1.0; 4])] {
+        let loss_scale =
+            LossScale { init_scale: 2_f64.powi(power), growth_interval: 1, ..LossScale::default() };
+        let mut training = Training::new(&gpu, Optimizer::builder(Adam::adamw()).loss_scale(loss_scale));
+        for gradient in gradients {
+            gpu.stream.memcpy_htod(&[gradient; LEN], &mut training.gradient).unwrap();
+            training.step().unwrap();
+        }
+        assert_eq!(training.optimizer.loss_scale().unwrap(), 2_f64.powi(last));
+    }
+}
+
 /// Twelve steps back to back: nothing is asked in between, so nothing waits.
 #[test]
 fn nothing_waits_for_the_device() {

@@ -38,6 +38,23 @@ fn factors_are_the_recorded_ones() {
     }
 }
 
+/// FNV-1a over the bits of some factors, recorded on x86-64: every platform has the same.
+#[test]
+fn factors_have_the_recorded_bits() {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for schedule in [
+        Schedule::cosine(10, 3000, 0.1),
+        Schedule::linear(7, 1000, 0.3),
+        Schedule::inverse_sqrt(9, 1000),
+        Schedule::warmup_stable_decay(3, 50, 700, 0.01),
+    ] {
+        for byte in (0..=schedule.steps()).flat_map(|step| schedule.factor(step).to_bits().to_le_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    assert_eq!(format!("{hash:016x}"), "1c4559a0c4da9515");
+}
+
 fn schedules() -> Vec<Schedule> {
     vec![
         Schedule::constant(0),
