@@ -420,13 +420,13 @@ impl Optimizer {
         Ok(&self.parameters[self.parameter_index(id)?].name)
     }
 
-    /// The algorithm, with the learning rate as it stands.
+    /// The algorithm, with the learning rate as it stands, before any schedule.
     pub fn algorithm(&self) -> &Algorithm {
         &self.algorithm
     }
 
     /// Changes the learning rate of every group that has none of its own, from the next step on (on a GPU, in the order of
-    /// its stream: replays of a captured step see it too).
+    /// its stream: replays of a captured step see it too). With a [`Schedule`] it is what the factors multiply.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`]; on a GPU [`Error::Cuda`], [`Error::Capture`]. Then nothing has changed.
