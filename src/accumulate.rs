@@ -27,7 +27,8 @@ use crate::{Device, Dtype, Error, Tensor, TensorMut};
 /// ```
 ///
 /// The bits are the same on every device. A gradient that is not finite makes the sum so, and the step's check finds it.
-/// On a GPU it is launched on the first sum's stream and not waited for; it cannot be captured into a graph.
+/// On a GPU it is launched on the first sum's stream and, if the device has memory pools, not waited for; it cannot be
+/// captured into a graph.
 ///
 /// # Errors
 /// Tensors are named by their place, "pair 0": [`Error::Length`], [`Error::Dtype`] for a sum that is not f32,

@@ -539,7 +539,7 @@ impl Optimizer {
     ///
     /// On a GPU the step is launched and not waited for. Tensors that were last used on another stream are waited for, and
     /// their next use waits for the step: by cudarc's events or, where it records none, stream by stream. The step can be captured into a CUDA graph once it has run with the same
-    /// tensors; step counts and learning rates live on the device and advance under replay. Replay on the same stream, and
+    /// tensors; step counts, learning rates, schedule and loss scale live on the device and advance under replay. Replay on the same stream, and
     /// not after the optimizer, or a tensor of the graph, is gone; after adding a group, capture anew.
     ///
     /// # Errors

@@ -162,7 +162,7 @@ fn the_scale_stays_within_its_bounds() {
     }
 }
 
-/// Twelve steps back to back: nothing is asked in between, so nothing waits.
+/// Twelve steps back to back: nothing is asked in between, so nothing waits, and no launch is added.
 #[test]
 fn nothing_waits_for_the_device() {
     let emulator = emulator::find();
@@ -177,6 +177,8 @@ fn nothing_waits_for_the_device() {
         training.step().unwrap();
     }
     assert_eq!(emulator.syncs(), 0);
+    gpu.stream.synchronize().unwrap();
+    assert_eq!(emulator.launches().iter().map(|(_, counts)| counts.launches).sum::<u64>(), 3 * 12);
     let factor = training.optimizer.report().unwrap().learning_rate_factor;
     assert_eq!(factor, Some(Schedule::linear(0, 31, 0.0).factor(12)));
 }
