@@ -224,7 +224,7 @@ impl Builder {
         if let Some(loss_scale) = &self.loss_scale {
             loss_scale.check()?;
             let checked = self.non_finite != NonFinite::Propagate;
-            check(checked, "init_scale", loss_scale.init_scale, "no loss scale under NonFinite::Propagate")?;
+            check(checked, "loss_scale", loss_scale.init_scale, "none, or NonFinite::Skip or Error")?;
         }
         let hyper = self.algorithm.resolve(&Group::default())?;
         let mut backend = Backend::new(self.target, self.simd, &self.algorithm, self.norms)?;
@@ -538,9 +538,10 @@ impl Optimizer {
     /// step stays on the calling thread. Nothing is allocated.
     ///
     /// On a GPU the step is launched and not waited for. Tensors that were last used on another stream are waited for, and
-    /// their next use waits for the step: by cudarc's events or, where it records none, stream by stream. The step can be captured into a CUDA graph once it has run with the same
-    /// tensors; step counts, learning rates, schedule and loss scale live on the device and advance under replay. Replay on the same stream, and
-    /// not after the optimizer, or a tensor of the graph, is gone; after adding a group, capture anew.
+    /// their next use waits for the step: by cudarc's events or, where it records none, stream by stream. The step can be
+    /// captured into a CUDA graph once it has run with the same tensors; step counts, learning rates, schedule and loss scale
+    /// live on the device and advance under replay. Replay on the same stream, and not after the optimizer, or a tensor of the
+    /// graph, is gone; after adding a group, capture anew.
     ///
     /// # Errors
     /// Before anything has changed: [`Error::UnknownParameter`], [`Error::RepeatedParameter`], [`Error::Length`],

@@ -151,5 +151,5 @@ fn loss_scales_outside_their_domain_are_refused() {
     }
     // Nobody would notice the gradients that it is to react to.
     let unchecked = Optimizer::builder(Adam::default()).non_finite(NonFinite::Propagate).max_grad_norm(1.0);
-    refused(unchecked.loss_scale(default), "init_scale");
+    refused(unchecked.loss_scale(default), "loss_scale");
 }
