@@ -55,6 +55,7 @@ for power in (0, 1):
         definitions = [f"FADAM_NORMS={norms}"] + ["FADAM_SQRT_ONLY"] * (not power)
         VARIANTS.append((name, words, "fisher_adam.cu", definitions))
 VARIANTS.append(("Fisher", "", "fisher.cu", ["FADAM_NORMS=0"]))
+VARIANTS.append(("Accumulate", "", "accumulate.cu", ["FADAM_NORMS=0"]))
 
 # Warps that a multiprocessor holds: "Maximum number of resident warps per SM" in the CUDA C++ Programming Guide, chapter
 # Compute Capabilities, as are its 64 K registers. That a warp gets them in units of 256 is from cuda_occupancy.h of the
@@ -327,7 +328,7 @@ def tables(results, tools, shown, others, missing):
     if missing:
         yield f"Left out, as this NVRTC does not know them: {', '.join(f'sm_{a}' for a in missing)}."
     titles = {"norm.cu": "Norms", "adam.cu": "Adam and AdamW", "fadam.cu": "FAdam", "fisher_adam.cu": "Fisher Adam",
-              "fisher.cu": "The Fisher diagonal alone"}
+              "fisher.cu": "The Fisher diagonal alone", "accumulate.cu": "Gradient accumulation"}
     order = " / ".join(map(str, shown))
     for file, title in titles.items():
         keys = [key for key in results if key[0] == file and results[key][shown[0]].kernel.sweep]

@@ -109,6 +109,20 @@ pub(crate) struct Job {
     pub(crate) gradient_dtype: Dtype,
 }
 
+/// What an optimizer counts besides the progress of each parameter: plain numbers, all 0 at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Counters {
+    /// Calls of `step`, and how many of them were skipped.
+    pub(crate) step: u64,
+    pub(crate) skipped_steps: u64,
+    /// The place in the schedule of the next step; counted without a schedule, too.
+    pub(crate) schedule_step: u64,
+    /// Of the next loss; 0 where the loss is not scaled.
+    pub(crate) loss_scale: f64,
+    /// In a row, since the loss scale last changed.
+    pub(crate) good_steps: u64,
+}
+
 /// A step that a gradient kept from taking place; nothing has changed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NotFinite {
@@ -130,7 +144,7 @@ pub(crate) enum Failure {
 
 #[derive(Debug)]
 pub(crate) enum Backend {
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
     #[cfg(feature = "cuda")]
     Cuda(Box<Cuda>),
 }
@@ -206,7 +220,9 @@ impl Backend {
         let _ = (algorithm, norms);
         let simd = simd.map(Simd::checked).transpose()?; // also where nothing will use it
         match target.unwrap_or(Target::Device(Device::Cpu)) {
-            Target::Device(Device::Cpu) => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best), storage)?)),
+            Target::Device(Device::Cpu) => {
+                Ok(Self::Cpu(Box::new(Cpu::new(simd.unwrap_or_else(Simd::best), storage)?)))
+            }
             #[cfg(feature = "cuda")]
             Target::Device(Device::Cuda(ordinal)) => {
                 Ok(Self::Cuda(Box::new(Cuda::on_device(ordinal, algorithm, norms, storage)?)))
@@ -310,6 +326,32 @@ impl Backend {
             Self::Cpu(_) => Ok(None),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.synchronize(),
+        }
+    }
+
+    pub(crate) fn counters(&mut self) -> Result<Counters, Error> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.counters()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.counters(),
+        }
+    }
+
+    /// Goes on from these, with nothing to report of the last step. A loss scale of 0, of an optimizer that had none, leaves
+    /// this one's as it is.
+    pub(crate) fn set_counters(&mut self, counters: &Counters) -> Result<(), Error> {
+        let mut counters = *counters;
+        if counters.loss_scale == 0.0 {
+            let own = self.counters()?;
+            (counters.loss_scale, counters.good_steps) = (own.loss_scale, own.good_steps);
+        }
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.set_counters(&counters);
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.set_counters(&counters),
         }
     }
 

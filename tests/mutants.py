@@ -22,14 +22,17 @@ WORK = ROOT / "target" / "mutants"
 TREE = WORK / "tree"
 PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "docs", "examples", "benches", "tests"]
 # The quick ones first: cargo stops at the first that fails.
-TESTS = ["bad_input", "edge_cases", "geometry", "speculation", "lost", "no_alloc", "properties", "oracle"]
-CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
+TESTS = ["bad_input", "edge_cases", "geometry", "speculation", "lost", "no_alloc", "schedule", "loss_scale",
+         "accumulate", "properties", "oracle"]
+CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 LIMIT = 200  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
 SCALARS, ADAM_S, FADAM_S, FISHER_S = (f"src/algorithm/{name}.rs" for name in ("mod", "adam", "fadam", "fisher_adam"))
 STEP, NORM, SIMD, KERNEL, OPTIMIZER = (
     "src/cpu/step.rs", "src/cpu/norm.rs", "src/cpu/simd/mod.rs", "src/cpu/kernel.rs", "src/optimizer.rs")
+SCHEDULE, LOSS_SCALE, SUM, ACCUMULATE = (
+    "src/schedule.rs", "src/loss_scale.rs", "src/cpu/accumulate.rs", "src/accumulate.rs")
 
 # (name, file, text, replacement)
 MUTANTS = [
@@ -150,9 +153,9 @@ MUTANTS = [
     ("clip without 1e-6", STEP, "const CLIP_EPS: f64 = 1e-6;", "const CLIP_EPS: f64 = 0.0;"),
     ("clip loses NaN", STEP, "if coefficient > 1.0 { 1.0 } else { coefficient }", "coefficient.min(1.0)"),
     ("clip scales up", STEP, "if coefficient > 1.0 { 1.0 } else { coefficient }", "coefficient"),
-    ("clip forgotten", STEP, "let scale = clip / policy.grad_scale;", "let scale = 1.0 / policy.grad_scale;"),
-    ("grad_scale forgotten", STEP, "let scale = clip / policy.grad_scale;", "let scale = clip;"),
-    ("norm of the scaled gradient", STEP, "(1.0 / policy.grad_scale) as f32", "1.0"),
+    ("clip forgotten", STEP, "let scale = clip / grad_scale;", "let scale = 1.0 / grad_scale;"),
+    ("grad_scale forgotten", STEP, "let scale = clip / grad_scale;", "let scale = clip;"),
+    ("norm of the scaled gradient", STEP, "(1.0 / grad_scale) as f32", "1.0"),
     ("infinity passes the check", STEP, "if !sum.is_finite() {", "if sum.is_nan() {"),
     ("NaN passes the check", STEP, "if !sum.is_finite() {", "if sum == f64::INFINITY {"),
     ("skip not counted", STEP, "self.report.skipped_steps += 1;", ""),
@@ -197,11 +200,59 @@ MUTANTS = [
     ("learning rate comes late", OPTIMIZER, "*hyper = algorithm.resolve(group)?;",
      "let _ = (hyper, algorithm.resolve(group)?);"),
     ("last row left out", KERNEL, "if rest > 0 {", "if rest > 1 {"),
+    # The schedule
+    ("schedule: warm-up", SCHEDULE, "return step as f64 /", "return (step + 1) as f64 /"),
+    ("schedule: no end", SCHEDULE, "let step = step.min(self.steps());", ""),
+    ("schedule: floor added", SCHEDULE, "factor * (1.0 - floor) + floor", "factor + floor"),
+    ("schedule: floor cut off", SCHEDULE, "factor * (1.0 - floor) + floor", "factor.max(floor)"),
+    ("schedule: cosine from the start", SCHEDULE, "(step - self.warmup_steps) as f64 / (steps - self.warmup_steps) as f64",
+     "step as f64 / steps as f64"),
+    ("schedule: line from the start", SCHEDULE, "(steps - from) as f64", "{ let _ = from; steps as f64 }"),
+    ("schedule: not stable", SCHEDULE, "Decay::Linear { from, .. } if step < from => 1.0,", ""),
+    ("schedule: no root", SCHEDULE, "(step as f64 / self.warmup_steps as f64).sqrt()", "(step as f64 / self.warmup_steps as f64)"),
+    ("schedule: refuse: floors", SCHEDULE, "(0.0..=1.0).contains(&floor)", "(floor <= 1.0)"),
+    ("schedule: refuse: no decay", SCHEDULE, "check(from < steps,", "check(from <= steps,"),
+    ("schedule: refuse: no warm-up", SCHEDULE, "check(self.warmup_steps > 0,", "check(true,"),
+    ("schedule: refuse: too long", SCHEDULE, "check(steps <= MAX_STEPS,", "check(steps <= u64::MAX,"),
+    ("schedule: refuse: a new one", OPTIMIZER, "        if let Some(schedule) = &schedule {\n            schedule.check()?;\n        }", ""),
+    ("schedule: not followed", STEP, "groups[job.group].1.scheduled(factor)", "groups[job.group].1"),
+    ("schedule: one group's", STEP, "groups[job.group].1.scheduled(factor)", "groups[job.group].1.scheduled(if job.group == 0 { factor } else { 1.0 })"),
+    ("schedule: kappa takes back the base", STEP, "Step::FAdam(hyper.step(&task.progress, scale), hyper.lr)",
+     "Step::FAdam(hyper.step(&task.progress, scale), hyper.lr / factor)"),
+    ("schedule: skipped steps count", STEP, "if finite || policy", "if !finite || finite || policy"),
+    ("schedule: skipped steps never count", STEP, "if finite || policy", "if finite && policy.schedule.is_none() || finite && policy"),
+    ("schedule: at a standstill", STEP, "self.schedule_step += 1;", ""),
+    # The loss scale
+    ("loss scale: not divided by", STEP, "policy.grad_scale * self.report.loss_scale.unwrap_or(1.0)", "policy.grad_scale"),
+    ("loss scale: grows late", LOSS_SCALE, "good_steps + 1 < self.growth_interval", "good_steps < self.growth_interval"),
+    ("loss scale: grows for ever", LOSS_SCALE, "if larger <= MAX { larger } else { scale }", "larger"),
+    ("loss scale: no floor", LOSS_SCALE, "if smaller < MIN { MIN } else { smaller }", "smaller"),
+    ("loss scale: good steps survive a bad one", LOSS_SCALE, "MIN } else { smaller }, 0)", "MIN } else { smaller }, good_steps)"),
+    ("loss scale: backs off by the growth", LOSS_SCALE, "scale * self.backoff_factor", "scale / self.growth_factor"),
+    ("loss scale: skips do not count", STEP, "self.move_on(policy, false);", ""),
+    ("loss scale: starts at 1", OPTIMIZER, "Counters { loss_scale: init_scale,", "Counters { loss_scale: init_scale / init_scale,"),
+    ("loss scale: refuse: unchecked", OPTIMIZER, "let checked = self.non_finite != NonFinite::Propagate;", "let checked = true;"),
+    ("loss scale: refuse: out of range", LOSS_SCALE, "check(range.contains(&init_scale),", "check(!range.is_empty(),"),
+    ("loss scale: refuse: no growth", LOSS_SCALE, "check(growth_factor > 1.0,", "check(growth_factor >= 1.0,"),
+    ("loss scale: refuse: no backoff", LOSS_SCALE, "check(backoff_factor < 1.0,", "check(backoff_factor <= 1.0,"),
+    ("loss scale: refuse: no interval", LOSS_SCALE, "check(growth_interval > 0,", "check(true,"),
+    # Accumulation
+    ("accumulate: nothing added", SUM, "isa.load(at.parameter) + g", "isa.load(at.parameter)"),
+    ("accumulate: the first is added", SUM, "if FIRST { g } else", "if FIRST { g + isa.load(at.parameter) } else"),
+    ("accumulate: all are first", SUM, "    if first {", "    if first || !first {"),
+    ("accumulate: refuse: lengths", ACCUMULATE, "if gradient.len != sum.len {", "if gradient.len < sum.len {"),
+    ("accumulate: refuse: types", ACCUMULATE, "if sum.dtype != Dtype::F32 {", "if sum.dtype == Dtype::F32 && sum.dtype != Dtype::F32 {"),
+    ("accumulate: refuse: gradients", ACCUMULATE, "spans.push(span(pair.gradient, pair.gradient_dtype, false));", ""),
+    ("accumulate: refuse: sums", ACCUMULATE, "span(pair.sum, Dtype::F32, true)", "span(pair.sum, Dtype::F32, false)"),
+    ("accumulate: refuse: empty views too", ACCUMULATE, ".filter(|(_, pair)| pair.len > 0)", ""),
+    ("accumulate: refuse: who is named", ACCUMULATE, "if other.written {", "if victim.written {"),
 ]
 
 SWEEP, FINALIZE, NORM_CU, ADAM_CU, FADAM_CU, FISHER_CU = (
     f"kernels/{name}" for name in ("sweep.cuh", "finalize.cuh", "norm.cu", "adam.cu", "fadam.cu", "fisher_adam.cu"))
-CUDA, TABLE, LAUNCH, BUFFER, TENSOR = (f"src/cuda/{name}.rs" for name in ("mod", "table", "step", "buffer", "tensor"))
+CUDA, TABLE, LAUNCH, BUFFER, TENSOR, CUDA_SUM = (
+    f"src/cuda/{name}.rs" for name in ("mod", "table", "step", "buffer", "tensor", "accumulate"))
+SUM_CU = "kernels/accumulate.cu"
 BARRIER = "    __syncthreads();\n"
 WRITE_SLICE = """impl<T: Element> Writable for CudaSlice<T> {
     fn stream(&self) -> &Arc<CudaStream> {
@@ -213,7 +264,7 @@ WRITE_SLICE = """impl<T: Element> Writable for CudaSlice<T> {
 CUDA_MUTANTS = [
     # Barriers
     ("cuda barrier: sums before they are added", FINALIZE, "fold_tasks(args, 0);\n    " + BARRIER, "fold_tasks(args, 0);\n"),
-    ("cuda barrier: before the coefficient is read", FINALIZE, BARRIER + "    *clip", "    *clip"),
+    ("cuda barrier: before the coefficient is read", FINALIZE, BARRIER + "    *start", "    *start"),
     ("cuda barrier: sums before norms are kept", FINALIZE, "fold_tasks(args, 2);\n" + BARRIER, "fold_tasks(args, 2);\n"),
     ("cuda barrier: kappa decides", FADAM_CU, BARRIER, ""),
     ("cuda barrier: the clip of FisherAdam", FISHER_CU, BARRIER, ""),
@@ -269,6 +320,31 @@ CUDA_MUTANTS = [
     ("cuda graph: its tables freed", TABLE, "self.retired.extend(old);\n        }\n        self.scratch_captured",
      "}\n        self.scratch_captured"),
     ("cuda graph: its tables overwritten", TABLE, "self.renew_scratch(self.layout)?;", ""),
+    # Schedule, loss scale, accumulation
+    ("cuda schedule: adam", ADAM_CU, "hyper.lr *= start.lr_factor;", ""),
+    ("cuda schedule: fadam", FADAM_CU, "hyper.lr *= start.lr_factor;", ""),
+    ("cuda schedule: fisher_adam", FISHER_CU, "hyper.lr *= start.lr_factor;", ""),
+    ("cuda schedule: kappa takes back the base", FADAM_CU, ".lr * control.learning_rate_factor;", ".lr;"),
+    ("cuda schedule: beyond its end", FINALIZE, "[step < settings.last_factor ? step : settings.last_factor]", "[step]"),
+    ("cuda schedule: skipped steps count", FINALIZE, "if (!skipped || settings.counts_skipped)", "if (true)"),
+    ("cuda schedule: skipped steps never count", FINALIZE, "if (!skipped || settings.counts_skipped)", "if (!skipped)"),
+    ("cuda schedule: sent once", TABLE, "if self.sent_schedule != Some(*schedule) {", "if self.sent_schedule.is_none() {"),
+    ("cuda schedule: half of it sent", TABLE, "self.sent_schedule = None; // unknown", "// unknown"),
+    ("cuda schedule: freed under a graph", TABLE, "if self.any_captured {", "if self.any_captured && self.stream.cu_stream().is_null() {"),
+    ("cuda loss scale: not divided by, norm", NORM_CU, "settings.grad_scale * loss_scale(settings, *control_of(args))", "settings.grad_scale"),
+    ("cuda loss scale: not divided by, step", FINALIZE, "coefficient / (settings.grad_scale * scale)", "coefficient / settings.grad_scale"),
+    ("cuda loss scale: grows late", FINALIZE, "control.good_steps < settings.growth_interval", "control.good_steps <= settings.growth_interval"),
+    ("cuda loss scale: grows for ever", FINALIZE, "if (larger <= FADAM_LOSS_SCALE_MAX) control", "control"),
+    ("cuda loss scale: no floor", FINALIZE, "smaller < FADAM_LOSS_SCALE_MIN ? FADAM_LOSS_SCALE_MIN : smaller", "smaller"),
+    ("cuda loss scale: good steps survive a bad one", FINALIZE, "        control.good_steps = 0;\n        return;", "        return;"),
+    ("cuda loss scale: not mirrored at first", CUDA, "self.mirror.copy_from(self.tables.control()).map_err(&sending)?;", ""),
+    ("cuda accumulate: not added", SUM_CU, "sum[k] += g[k];", "sum[k] = g[k];"),
+    ("cuda accumulate: the first is added", CUDA_SUM, 'if first { "accumulate_first" }', 'if first { "accumulate" }'),
+    ("cuda accumulate: chunks of another tensor", CUDA_SUM, "let first_chunk = chunks;", "let first_chunk = 0;"),
+    ("cuda accumulate: refuse: aliases", CUDA_SUM, "refuse_aliases(&found)?;", ""),
+    ("cuda accumulate: refuse: captures", CUDA_SUM, "refuse_capture(&stream)?;", ""),
+    ("cuda accumulate: stream of the table", BUFFER, "memcpy_htod_async(buffer.address, values, stream.cu_stream())",
+     "memcpy_htod_async(buffer.address, values, std::ptr::null_mut())"),
     ("cuda lost: forgotten", LAUNCH, "Failure::Midway(driver_error", "Failure::Untouched(driver_error"),
 ]
 

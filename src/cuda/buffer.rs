@@ -45,6 +45,16 @@ impl Buffer {
         })
     }
 
+    /// These values, once the stream gets there. They may go when this returns: of memory that is not page-locked the driver
+    /// makes a copy first.
+    pub(super) fn of<T: Plain>(stream: &Arc<CudaStream>, values: &[T], name: &str) -> Result<Self, Error> {
+        let buffer = Self::zeroed(stream, size_of_val(values), name)?;
+        // SAFETY: the buffer has room for the values.
+        unsafe { result::memcpy_htod_async(buffer.address, values, stream.cu_stream()) }
+            .map_err(driver_error("copying to the device"))?;
+        Ok(buffer)
+    }
+
     fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
         let context = stream.context();
         context.bind_to_thread()?;
