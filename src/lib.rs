@@ -113,6 +113,7 @@ mod norm;
 pub mod numerics;
 mod optimizer;
 mod report;
+mod state;
 mod tensor;
 
 pub use algorithm::{Adam, Algorithm, Decay, FAdam, FisherAdam};
@@ -123,4 +124,5 @@ pub use fisher::{EmpiricalFisher, FisherPower, natural_gradient_step};
 pub use norm::global_norm;
 pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
 pub use report::{Norms, Report};
+pub use state::Loaded;
 pub use tensor::{Dtype, Element, Tensor, TensorMut};

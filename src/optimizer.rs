@@ -232,10 +232,10 @@ impl Builder {
 }
 
 #[derive(Debug)]
-struct Parameter {
-    name: String,
-    len: usize,
-    group: usize,
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) len: usize,
+    pub(crate) group: usize,
 }
 
 /// A stretch of memory that a step touches, for the alias check.
@@ -264,18 +264,18 @@ struct Span {
 #[derive(Debug)]
 pub struct Optimizer {
     owner: usize,
-    algorithm: Algorithm,
-    policy: Policy,
-    groups: Vec<(Group, Hyper)>,
-    parameters: Vec<Parameter>,
-    by_name: HashMap<String, usize>,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) policy: Policy,
+    pub(crate) groups: Vec<(Group, Hyper)>,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) by_name: HashMap<String, usize>,
     elements: usize,
     /// Scratch of one step, kept so that no step allocates.
     jobs: Vec<Job>,
     spans: Vec<Span>,
-    backend: Backend,
-    /// Set while a step writes: still set afterwards, the step has panicked.
-    lost: bool,
+    pub(crate) backend: Backend,
+    /// Set while a step, or a file that is loaded, writes: still set afterwards, that has failed half-way.
+    pub(crate) lost: bool,
 }
 
 impl Optimizer {
@@ -484,14 +484,17 @@ impl Optimizer {
     }
 
     /// Asks something of the device. What a device that has died kept of the optimizer is lost.
-    fn ask<T>(&mut self, question: impl FnOnce(&mut Backend) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&mut Backend) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.check_lost()?;
         let answer = question(&mut self.backend);
         self.lost = answer.is_err() && self.backend.is_dead();
         answer
     }
 
-    fn check_lost(&self) -> Result<(), Error> {
+    pub(crate) fn check_lost(&self) -> Result<(), Error> {
         if self.lost { Err(Error::Lost) } else { Ok(()) }
     }
 

@@ -53,6 +53,11 @@ impl Buffer {
         // SAFETY: len initialised elements (zeroed on allocation), or none behind a dangling pointer.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
+
+    pub(crate) fn as_bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the elements as above, of which every bit pattern is one; exclusive as `self` is.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast(), self.len * size_of::<f32>()) }
+    }
 }
 
 impl Drop for Buffer {

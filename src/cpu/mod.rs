@@ -13,6 +13,7 @@ mod memory;
 mod moments;
 mod norm;
 mod simd;
+mod state;
 mod step;
 mod sweep;
 

@@ -19,6 +19,7 @@ mod module;
 mod norm;
 mod nvrtc;
 mod probe;
+mod state;
 mod step;
 mod table;
 mod tensor;
@@ -160,6 +161,8 @@ pub(crate) struct Cuda {
     figures: Figures,
     /// The last failed step that was reported as an error.
     reported: u64,
+    /// The steps that a file has brought along: of the last one only the count is known.
+    loaded: u64,
     stream: Arc<CudaStream>,
     // Last: what is above is freed on its stream.
     beside: Option<Beside>,
@@ -210,6 +213,7 @@ impl Cuda {
             captured: false,
             figures: Figures::default(),
             reported: 0,
+            loaded: 0,
             stream,
             beside,
         })
@@ -375,7 +379,7 @@ impl Cuda {
         let unless_skipped = |known: bool, figure: f64| (known && !skipped).then_some(figure);
         let mut report =
             Report { step: control.step, skipped, skipped_steps: control.skipped_steps, ..Report::default() };
-        if control.step > 0 {
+        if control.step > self.loaded {
             report.grad_norm = self.figures.grad_norm.then_some(control.grad_norm);
             report.clip_coefficient = unless_skipped(true, control.clip_coefficient);
             report.update_norm = unless_skipped(self.figures.update_norm, control.update_norm);
