@@ -9,6 +9,7 @@ use fadam::{
     Update,
 };
 use half::bf16;
+use std::ops::RangeInclusive;
 
 /// Lengths of the tensors: 74 000 elements, more than the 65 536 from which a step goes parallel; an empty tensor,
 /// one element, around 128 lanes and 4096 elements of a chunk, 8 chunks (resident) and 9 and a bit (streamed).
@@ -391,6 +392,41 @@ impl Trajectory {
 
     /// Runs the library over the trajectory where `home` is.
     pub fn replay_on<H: Home>(&self, home: &H, inputs: &Inputs, offset: usize) -> Outcome {
+        let mut outcome = Outcome::default();
+        let begin = (inputs.parameters.clone(), offset);
+        let (mut optimizer, _) = self.part(home, inputs, begin, 1..=self.steps, |_| (), &mut outcome);
+        outcome.states(&mut optimizer);
+        outcome
+    }
+
+    /// The same in two parts, each with an optimizer of its own, between which `hand_over` carries the state.
+    pub fn replay_in_parts(
+        &self,
+        (first, second): (&impl Home, &impl Home),
+        inputs: &Inputs,
+        split: u64,
+        hand_over: impl FnOnce(Optimizer, &mut Optimizer),
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let begin = (inputs.parameters.clone(), 0);
+        let (old, parameters) = self.part(first, inputs, begin, 1..=split, |_| (), &mut outcome);
+        let load = |new: &mut Optimizer| hand_over(old, new);
+        let rest = split + 1..=self.steps;
+        let (mut optimizer, _) = self.part(second, inputs, (parameters, 0), rest, load, &mut outcome);
+        outcome.states(&mut optimizer);
+        outcome
+    }
+
+    /// Some of the steps, by a new optimizer. The optimizer, and the parameters after them.
+    fn part<H: Home>(
+        &self,
+        home: &H,
+        inputs: &Inputs,
+        (parameters, offset): (Vec<Vec<f32>>, usize),
+        steps: RangeInclusive<u64>,
+        load: impl FnOnce(&mut Optimizer),
+        outcome: &mut Outcome,
+    ) -> (Optimizer, Vec<Vec<f32>>) {
         let mut builder =
             home.builder(Optimizer::builder(self.algorithm).non_finite(self.non_finite).norms(self.norms));
         if let Some(max) = self.max_grad_norm {
@@ -404,9 +440,9 @@ impl Trajectory {
                 group => optimizer.register_in(groups[group - 1], tensor.to_string(), len).unwrap(),
             })
             .collect();
-        let mut parameters: Vec<_> = inputs.parameters.iter().map(|p| home.f32(p, offset)).collect();
-        let mut outcome = Outcome::default();
-        for step in 1..=self.steps {
+        load(&mut optimizer);
+        let mut parameters: Vec<_> = parameters.iter().map(|p| home.f32(p, offset)).collect();
+        for step in steps {
             optimizer.set_grad_scale(self.grad_scale(step)).unwrap();
             if let Some(lr) = self.lr(step) {
                 optimizer.set_learning_rate(lr).unwrap();
@@ -456,17 +492,7 @@ impl Trajectory {
                 outcome.norms(tensor, step, norms.map(|norms| [norms.grad, norms.update, norms.parameter]));
             }
         }
-        for (tensor, &id) in ids.iter().enumerate() {
-            let state = optimizer.state(id).unwrap();
-            outcome.state(
-                tensor,
-                state.step,
-                &state.exp_avg,
-                &state.exp_avg_sq,
-                state.max_exp_avg_sq.as_deref(),
-            );
-        }
-        outcome
+        (optimizer, parameters.iter().map(|p| home.read(p, offset)).collect())
     }
 }
 
@@ -484,8 +510,8 @@ pub trait Home {
     fn read(&self, tensor: &Self::F32, offset: usize) -> Vec<f32>;
 }
 
-struct Host {
-    simd: Simd,
+pub struct Host {
+    pub simd: Simd,
 }
 
 impl Home for Host {
@@ -554,6 +580,21 @@ impl Outcome {
     pub fn norms(&mut self, tensor: usize, step: u64, norms: Option<[f64; 3]>) {
         let words = norms.map_or(vec![], |norms| norms.map(bits).to_vec());
         self.0.push((format!("norms of {tensor} after step {step} (gradient, update, parameter)"), words));
+    }
+
+    /// Of each parameter of a trajectory's optimizer.
+    fn states(&mut self, optimizer: &mut Optimizer) {
+        let tensors = (0..).map_while(|tensor| optimizer.parameter(&tensor.to_string()));
+        for (tensor, id) in tensors.collect::<Vec<_>>().into_iter().enumerate() {
+            let state = optimizer.state(id).unwrap();
+            self.state(
+                tensor,
+                state.step,
+                &state.exp_avg,
+                &state.exp_avg_sq,
+                state.max_exp_avg_sq.as_deref(),
+            );
+        }
     }
 
     pub fn state(&mut self, tensor: usize, step: u64, m: &[f32], v: &[f32], vmax: Option<&[f32]>) {
