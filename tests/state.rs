@@ -6,7 +6,8 @@
 mod gpu;
 mod trajectories;
 
-use fadam::{Optimizer, Simd};
+use fadam::{Adam, Optimizer, ParameterId, Simd, Update};
+use std::fs;
 use std::path::{Path, PathBuf};
 use trajectories::{Home, Host, Trajectory};
 
@@ -25,7 +26,7 @@ fn resumes(trajectories: Vec<Trajectory>, from: &impl Home, to: &impl Home, pair
             old.save(&path).unwrap();
             drop(old);
             new.load(&path).unwrap();
-            std::fs::remove_file(&path).unwrap();
+            fs::remove_file(&path).unwrap();
         };
         let inputs = trajectory.inputs();
         let whole = trajectory.replay(&inputs, Simd::best(), 0);
@@ -49,6 +50,40 @@ fn on_every_device() -> Vec<Trajectory> {
         |t| !matches!(t.algorithm, fadam::Algorithm::FisherAdam(fisher_adam) if fisher_adam.rho != 0.5),
     );
     trajectories
+}
+
+/// Longer than what is in memory at a time, by a bit. Everything in the file, on each device, has the same bytes.
+#[test]
+fn a_long_tensor_goes_in_pieces() {
+    const LEN: usize = (4 << 20) / 4 * 2 + 3;
+    let built = |builder: fadam::Builder| {
+        let mut optimizer = builder.build().unwrap();
+        let ids = [LEN, 0, 1].map(|len| optimizer.register(len.to_string(), len).unwrap());
+        (optimizer, ids)
+    };
+    let algorithm = || Optimizer::builder(Adam { amsgrad: true, ..Adam::default() });
+    let (mut cpu, ids) = built(algorithm());
+    let mut values: Vec<f32> = (0..LEN).map(|i| (i % 9973) as f32).collect();
+    let gradient: Vec<f32> = (0..LEN).map(|i| (i % 10_007) as f32 - 5e3).collect();
+    cpu.step(&mut [Update::new(ids[0], &mut values, &gradient)]).unwrap();
+    let (path, again) = (file("long"), file("long-again"));
+    cpu.save(&path).unwrap();
+    let mut check = |(mut other, others): (Optimizer, [ParameterId; 3])| {
+        other.load(&path).unwrap();
+        for (id, other_id) in ids.into_iter().zip(others) {
+            assert!(cpu.state(id).unwrap() == other.state(other_id).unwrap());
+        }
+        other.save(&again).unwrap();
+        assert!(fs::read(&path).unwrap() == fs::read(&again).unwrap());
+    };
+    check(built(algorithm()));
+    #[cfg(feature = "cuda")]
+    for gpu in gpu::gpus().unwrap_or_default() {
+        check(built(gpu.builder(algorithm())));
+    }
+    for path in [path, again] {
+        fs::remove_file(path).unwrap();
+    }
 }
 
 #[cfg(feature = "cuda")]
