@@ -164,8 +164,7 @@ fn parameter(value: Value, groups: &[(f64, f64)]) -> Result<Parameter, Fault> {
     };
     let (step, beta1_power, beta2_power) =
         (fields.whole("step")?, power(&mut fields, "beta1_power")?, power(&mut fields, "beta2_power")?);
-    let begins = beta1_power == 1.0 && beta2_power == 1.0;
-    if begins != (step == 0) {
+    if [beta1_power == 1.0, beta2_power == 1.0] != [step == 0; 2] {
         return wrong(format!("parameter {shown} has {step} steps, which its powers of beta contradict"));
     }
     let progress = Progress { step, beta1_power, beta2_power };
