@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Long enough for a save to be hit half-way.
-const LEN: usize = 300_000;
+const LEN: usize = 100_000;
 const KILLS: usize = 100;
 /// A save takes a few milliseconds.
 const LONGEST_LIFE: Duration = Duration::from_millis(25);
