@@ -112,6 +112,7 @@ fn an_unreported_failure_goes_with_the_state_that_had_it() {
     let mut training = Training::new(&gpu, NonFinite::Error, 2);
     let poison = gpu.upload(&[f32::NAN; LEN]);
     let gradient = std::mem::replace(&mut training.gradient, poison);
+    gpu.stream.synchronize().unwrap(); // so that the step copies what the next one looks at
     training.step().unwrap();
     let poison = std::mem::replace(&mut training.gradient, gradient);
     gpu.stream.synchronize().unwrap();
