@@ -88,6 +88,11 @@
 //! in the caller's rayon pool, and stays on the calling thread where that is faster. On a GPU a sweep is one launch over
 //! all tensors, what is decided between sweeps is decided on the device, and nothing in a step waits for it.
 //!
+//! # State
+//!
+//! [`Optimizer::save`] writes what later steps depend on to a safetensors file, [`Optimizer::load`] takes it: a run goes on
+//! with the same bits, on whichever device. [`Optimizer::load_torch`] takes PyTorch's.
+//!
 //! # Without a GPU
 //!
 //! [`Device::best`] is the CPU where there is no NVIDIA driver or no device, and an error, never a panic, where there is one

@@ -143,7 +143,8 @@ fn each_driver_call_may_fail() {
     let mut source = Training::new(&gpu, NonFinite::Skip, 1);
     source.optimizer.save(&path).unwrap();
     let after = source.state();
-    let actions: [(&str, fn(&mut Optimizer, &Path, &Path) -> Result<(), Error>); 2] = [
+    type Act = fn(&mut Optimizer, &Path, &Path) -> Result<(), Error>;
+    let actions: [(&str, Act); 2] = [
         ("save", |optimizer, _, out| optimizer.save(out)),
         ("load", |optimizer, path, _| optimizer.load(path)),
     ];

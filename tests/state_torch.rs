@@ -159,10 +159,10 @@ impl Walk {
         self.step += 1;
         let bias1 = 1.0 - beta1.powi(self.step);
         let bias2 = 1.0 - beta2.powi(self.step);
-        for i in 0..gradient.len() {
+        for (i, &raw) in gradient.iter().enumerate() {
             let [e_theta, e_m, e_v, e_largest] = self.errors[i];
             let (theta, m, v) = (self.theta[i], self.m[i], self.v[i]);
-            let raw = f64::from(gradient[i]);
+            let raw = f64::from(raw);
             let g = raw + l2 * theta;
             let e_g = l2 * e_theta + 3.0 * U * (raw.abs() + l2 * theta.abs());
             let e_m = beta1 * e_m + (1.0 - beta1) * e_g + 4.0 * U * (m.abs() + g.abs());

@@ -1,18 +1,7 @@
-//! State in files: [`Optimizer::save`], [`Optimizer::load`], and PyTorch's.
+//! State in files: [`Optimizer::save`], whose documentation has the format, [`Optimizer::load`], and PyTorch's.
 //!
-//! A file is [safetensors](https://github.com/huggingface/safetensors), so that any tool for such files reads it. Per
-//! parameter and moment it has a tensor (`exp_avg/<name>`, `exp_avg_sq/<name>`, with amsgrad `max_exp_avg_sq/<name>`) in the
-//! dtype in which it is stored. The metadata are strings:
-//!
-//! | key | what |
-//! |---|---|
-//! | `format`, `version` | `fadam-state`, `1` |
-//! | `optimizer` | JSON: the algorithm and its hyper-parameters as they stood, as the example `replay` takes them |
-//! | `groups` | JSON: hyper-parameters of each group, the default one first |
-//! | `parameters` | JSON: in the order of registration name, length, dtype, group, step count, and β1^t and β2^t by the bits of their f64 in hexadecimal |
-//! | `counters` | JSON: the calls of `step`, and how many were skipped |
-//! | `checksums` | JSON: the CRC-32 of each tensor's bytes |
-//! | `header_checksum` | the CRC-32 of the header, zeros in the place of this field |
+//! Whatever a file says is checked before it is believed, and all of it before the optimizer changes. Neither way has more
+//! than [`PIECE`] bytes of it in memory.
 
 mod checksum;
 mod fault;
@@ -97,6 +86,21 @@ impl Optimizer {
     /// # std::fs::remove_file(path).unwrap();
     /// # Ok::<(), fadam::Error>(())
     /// ```
+    ///
+    /// # The file
+    /// It is [safetensors](https://github.com/huggingface/safetensors): any tool for that reads it. Of each parameter it has
+    /// `exp_avg/<name>`, `exp_avg_sq/<name>` (FisherAdam's Fisher diagonal) and, with amsgrad, `max_exp_avg_sq/<name>`, in the
+    /// dtype in which they are kept. The metadata:
+    ///
+    /// | key | what |
+    /// |---|---|
+    /// | `format`, `version` | `fadam-state`, `1` |
+    /// | `optimizer` | JSON: algorithm, hyper-parameters and policies as they stand, as the example `replay` takes them |
+    /// | `groups` | JSON: the hyper-parameters of each group, the default one first |
+    /// | `parameters` | JSON, in the order of registration: name, length, dtype, group, step count, and β1^t and β2^t as the bits of their f64 in hexadecimal |
+    /// | `counters` | JSON: how often `step` was called, and skipped |
+    /// | `checksums` | JSON: the CRC-32 of each tensor's bytes, in hexadecimal |
+    /// | `header_checksum` | the CRC-32 of the header with `00000000` in the place of this one |
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::State`] for a path that names no file; [`Error::Lost`]; on a GPU [`Error::Cuda`],
