@@ -5,11 +5,11 @@
 
 mod common;
 
-use common::random;
+use common::{again, random};
 use fadam::{Adam, Optimizer, State, Update};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Long enough for a save to be hit half-way.
@@ -67,12 +67,8 @@ fn killed_at_any_moment() {
     let mut random_state = u64::from(std::process::id());
     let mut reader = optimizer(0);
     for kill in 0..KILLS {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture"])
-            .env(CHILD, &path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let Some(mut command) = again("child") else { return };
+        let mut child = command.env(CHILD, &path).stdout(Stdio::piped()).spawn().unwrap();
         wait_for_ready(child.stdout.as_mut().unwrap());
         let life = LONGEST_LIFE.mul_f64((random(&mut random_state) >> 11) as f64 / (1_u64 << 53) as f64);
         let born = Instant::now();

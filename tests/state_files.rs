@@ -271,18 +271,14 @@ const FULL: &str = "FADAM_STATE_FILES_FULL";
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk() {
-    use std::process::Command;
     let folder = folder("full");
     let path = folder.join("s");
     model(1).optimizer.save(&path).unwrap();
     let before = fs::read(&path).unwrap();
     for limit in [0, 5, 100, 5000, before.len() - 1] {
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "full_child", "--nocapture"])
-            .env(FULL, format!("{limit} {}", path.display()))
-            .output()
-            .unwrap();
-        assert!(status.status.success(), "{limit}: {}", String::from_utf8_lossy(&status.stderr));
+        let Some(mut command) = common::again("full_child") else { return };
+        let output = command.env(FULL, format!("{limit} {}", path.display())).output().unwrap();
+        assert!(output.status.success(), "{limit}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(fs::read(&path).unwrap() == before, "{limit}");
         assert_eq!(list(&folder), ["s"], "{limit}");
     }

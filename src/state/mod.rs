@@ -299,7 +299,9 @@ fn verify(
     header: &Header,
     mut checksums: json::Fields,
 ) -> Result<(), Fault> {
-    for (name, tensor) in &header.tensors {
+    let mut row: Vec<_> = header.tensors.iter().collect();
+    row.sort_unstable_by_key(|(_, tensor)| tensor.begin); // as the disk has them
+    for (name, tensor) in row {
         if checksums.text(name)? != checksum::hex(read::sum(source, tensor)?) {
             return wrong(format!("{} is damaged: its checksum differs", shown(name)));
         }
