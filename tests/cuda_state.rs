@@ -128,6 +128,11 @@ fn an_unreported_failure_goes_with_the_state_that_had_it() {
     training.step().unwrap();
     let error = training.optimizer.synchronize().unwrap_err();
     assert!(matches!(error, Error::NonFinite { step: 3, .. }), "{error:?}");
+    // And so is one of a lower number than what was told of last.
+    training.optimizer.load(&path).unwrap();
+    training.step().unwrap();
+    let error = training.optimizer.synchronize().unwrap_err();
+    assert!(matches!(error, Error::NonFinite { step: 2, .. }), "{error:?}");
     fs::remove_file(path).unwrap();
 }
 
