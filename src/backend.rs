@@ -1,10 +1,12 @@
 //! The device: the only place that matches on it.
 
 use crate::algorithm::Hyper;
+use crate::args::Progress;
 use crate::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda::{self, Cuda};
 use crate::optimizer::{Group, Policy};
+use crate::state::{Slot, Stored};
 use crate::storage::Storage;
 use crate::tensor::Location;
 use crate::{Algorithm, Dtype, Error, Norms, Report, Simd, State, Update};
@@ -377,5 +379,64 @@ impl Backend {
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.state(index),
         }
+    }
+
+    /// How a slot of a parameter is stored, if it is kept.
+    pub(crate) fn slot(&self, index: usize, slot: Slot) -> Option<Stored> {
+        match self {
+            Self::Cpu(cpu) => cpu.slot(index, slot),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.slot(index, slot),
+        }
+    }
+
+    /// Copies a part of a slot that is kept, from a byte on, to the host. Waits for the device.
+    pub(crate) fn read_slot(
+        &mut self,
+        index: usize,
+        slot: Slot,
+        offset: usize,
+        into: &mut [u8],
+    ) -> Result<(), Error> {
+        match self {
+            Self::Cpu(cpu) => cpu.read_slot(index, slot, offset, into),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.read_slot(index, slot, offset, into)?,
+        }
+        Ok(())
+    }
+
+    /// The way back. Waits for the device.
+    pub(crate) fn write_slot(
+        &mut self,
+        index: usize,
+        slot: Slot,
+        offset: usize,
+        from: &[u8],
+    ) -> Result<(), Error> {
+        match self {
+            Self::Cpu(cpu) => cpu.write_slot(index, slot, offset, from),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.write_slot(index, slot, offset, from)?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn progress(&mut self, index: usize) -> Result<Progress, Error> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.progress(index)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.progress(index),
+        }
+    }
+
+    /// Forgets the parameter's norms, too: they were another step's.
+    pub(crate) fn set_progress(&mut self, index: usize, progress: Progress) -> Result<(), Error> {
+        match self {
+            Self::Cpu(cpu) => cpu.set_progress(index, progress),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.set_progress(index, progress)?,
+        }
+        Ok(())
     }
 }

@@ -119,6 +119,11 @@
 //! # Ok::<(), fadam::Error>(())
 //! ```
 //!
+//! # State
+//!
+//! [`Optimizer::save`] writes what later steps depend on to a safetensors file, [`Optimizer::load`] takes it: a run goes on
+//! with the same bits, on whichever device. [`Optimizer::load_torch`] takes PyTorch's.
+//!
 //! # Without a GPU
 //!
 //! [`Device::best`] is the CPU where there is no NVIDIA driver or no device, and an error, never a panic, where there is one
@@ -147,6 +152,7 @@ pub mod numerics;
 mod optimizer;
 mod report;
 mod schedule;
+mod state;
 mod storage;
 mod tensor;
 
@@ -161,5 +167,6 @@ pub use norm::global_norm;
 pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
 pub use report::{Norms, Report};
 pub use schedule::Schedule;
+pub use state::Loaded;
 pub use storage::{Master, Rounding, join};
 pub use tensor::{Dtype, Element, Tensor, TensorMut};

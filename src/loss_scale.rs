@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::algorithm::{check, positive};
+use std::ops::RangeInclusive;
 
 /// 2⁻¹²⁶ and 2¹²⁶: within, the scale and its inverse are normal f32 numbers.
 const MIN: f64 = f32::MIN_POSITIVE as f64;
@@ -51,10 +52,11 @@ impl Default for LossScale {
 }
 
 impl LossScale {
+    pub(crate) const RANGE: RangeInclusive<f64> = MIN..=MAX;
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         let Self { init_scale, growth_factor, backoff_factor, growth_interval } = *self;
-        let range = MIN..=MAX;
-        check(range.contains(&init_scale), "init_scale", init_scale, "a number in [2^-126, 2^126]")?;
+        check(Self::RANGE.contains(&init_scale), "init_scale", init_scale, "a number in [2^-126, 2^126]")?;
         positive("growth_factor", growth_factor)?;
         check(growth_factor > 1.0, "growth_factor", growth_factor, "a finite number greater than 1")?;
         positive("backoff_factor", backoff_factor)?;
@@ -81,13 +83,14 @@ mod tests {
     use super::*;
     use crate::backend::{Backend, Counters, Target};
     use crate::optimizer::Policy;
-    use crate::{Adam, Algorithm, Device, Group, NonFinite, Schedule};
+    use crate::{Adam, Algorithm, Device, Group, NonFinite, Optimizer, Schedule};
 
     /// On the CPU, and on a GPU where there is one.
     #[test]
     fn counters_go_on_where_they_are_set() {
         let algorithm = Algorithm::from(Adam::default());
         let groups = [(Group::default(), algorithm.resolve(&Group::default()).unwrap())];
+        let storage = Optimizer::builder(algorithm).storage().unwrap();
         let policy = Policy {
             max_grad_norm: None,
             grad_scale: 1.0,
@@ -102,7 +105,8 @@ mod tests {
         devices.extend(Device::best().ok().filter(|&best| best != Device::Cpu));
         for device in devices {
             println!("on {device}");
-            let mut backend = Backend::new(Some(Target::Device(device)), None, &algorithm, false).unwrap();
+            let mut backend =
+                Backend::new(Some(Target::Device(device)), None, &algorithm, false, storage).unwrap();
             assert_eq!(backend.counters().unwrap(), Counters::default());
             let saved =
                 Counters { step: 9, skipped_steps: 2, schedule_step: 7, loss_scale: 64.0, good_steps: 3 };

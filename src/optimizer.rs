@@ -260,22 +260,23 @@ impl Builder {
         self
     }
 
-    fn storage(&self) -> Result<Storage, Error> {
-        if self.rounding.is_some() && self.master != Master::None && self.moments == Dtype::F32 {
-            let reason = "rounding has no effect: with a master and f32 moments nothing is rounded";
-            return Err(Error::Options { reason });
-        }
+    pub(crate) fn storage(&self) -> Result<Storage, Error> {
         if let Some(decay) = self.ema {
             check((0.0..1.0).contains(&decay), "ema", decay, "a number in [0, 1)")?;
         }
-        Ok(Storage {
+        let storage = Storage {
             master: self.master,
             moments: self.moments,
             rounding: self.rounding.unwrap_or_default(),
             seed: self.seed,
             ema: self.ema,
             amsgrad: matches!(self.algorithm, Algorithm::Adam(adam) if adam.amsgrad),
-        })
+        };
+        if self.rounding.is_some() && !storage.rounds() {
+            let reason = "rounding has no effect: with a master and f32 moments nothing is rounded";
+            return Err(Error::Options { reason });
+        }
+        Ok(storage)
     }
 
     /// The optimizer, without parameters yet.
@@ -332,11 +333,11 @@ impl Builder {
 }
 
 #[derive(Debug)]
-struct Parameter {
-    name: String,
-    dtype: Dtype,
-    len: usize,
-    group: usize,
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) len: usize,
+    pub(crate) group: usize,
 }
 
 /// A stretch of memory that a step touches, for the alias check.
@@ -386,19 +387,19 @@ pub(crate) fn find_alias(spans: &mut [Span]) -> Option<(Span, Span)> {
 #[derive(Debug)]
 pub struct Optimizer {
     owner: usize,
-    algorithm: Algorithm,
-    policy: Policy,
-    storage: Storage,
-    groups: Vec<(Group, Hyper)>,
-    parameters: Vec<Parameter>,
-    by_name: HashMap<String, usize>,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) policy: Policy,
+    pub(crate) storage: Storage,
+    pub(crate) groups: Vec<(Group, Hyper)>,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) by_name: HashMap<String, usize>,
     elements: usize,
     /// Scratch of one step, kept so that no step allocates.
     jobs: Vec<Job>,
     spans: Vec<Span>,
-    backend: Backend,
-    /// Set while a step writes: still set afterwards, the step has panicked.
-    lost: bool,
+    pub(crate) backend: Backend,
+    /// Set while a step, or a file that is loaded, writes: still set afterwards, that has failed half-way.
+    pub(crate) lost: bool,
 }
 
 impl Optimizer {
@@ -704,14 +705,17 @@ impl Optimizer {
     }
 
     /// Asks something of the device. What a device that has died kept of the optimizer is lost.
-    fn ask<T>(&mut self, question: impl FnOnce(&mut Backend) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&mut Backend) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.check_lost()?;
         let answer = question(&mut self.backend);
         self.lost = answer.is_err() && self.backend.is_dead();
         answer
     }
 
-    fn check_lost(&self) -> Result<(), Error> {
+    pub(crate) fn check_lost(&self) -> Result<(), Error> {
         if self.lost { Err(Error::Lost) } else { Ok(()) }
     }
 

@@ -7,7 +7,8 @@ runs the tests that compare values and refusals. Exits with 1 if a mutant surviv
     python3 tests/mutants.py            all, about two seconds each
     python3 tests/mutants.py M1 fold    those whose name contains one of the words
 
-Mutants of the CUDA path, "cuda ...", are noticed on a GPU, real or emulated: `bash .ci/test mutants` sets that up.
+Mutants of the CUDA path, "cuda ...", and of state files, "state ...", are noticed on a GPU, real or emulated:
+`bash .ci/test mutants` sets that up.
 """
 
 import os
@@ -24,6 +25,7 @@ PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "docs", "exam
 # The quick ones first: cargo stops at the first that fails.
 TESTS = ["bad_input", "edge_cases", "geometry", "speculation", "lost", "no_alloc", "schedule", "loss_scale",
          "accumulate", "properties", "oracle"]
+STATE_TESTS = ["state_mismatch", "state_files", "state_hostile", "cuda_state", "state"]
 CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 LIMIT = 200  # seconds; a mutant that hangs is noticed too
 
@@ -348,6 +350,41 @@ CUDA_MUTANTS = [
     ("cuda lost: forgotten", LAUNCH, "Failure::Midway(driver_error", "Failure::Untouched(driver_error"),
 ]
 
+STATE, READ, FILE, MANIFEST, CPU_STATE, CUDA_STATE = (
+    f"src/{name}.rs" for name in ("state/mod", "state/read", "state/file", "state/manifest", "cpu/state", "cuda/state"))
+
+STATE_MUTANTS = [
+    ("state file: written in place", FILE, "create(folder)?;",
+     "(File::create(&path).map_err(io(\"\"))?, Temporary { path: path.clone(), renamed: false });"),
+    ("state file: left behind", FILE, "let _ = fs::remove_file(&self.path);", ""),
+    ("state file: of somebody else", FILE, ".create_new(true)", ".create(true).truncate(true)"),
+    ("state file: in place of a link", FILE, "let path = follow(path)?;", "let path = path.to_path_buf();"),
+    ("state file: in place of a device", FILE, "!old.is_file()", "old.is_dir()"),
+    ("state file: other permissions", FILE, "file.set_permissions(old.permissions())", "Ok(drop(old))"),
+    ("state load: not lost", READ, "optimizer.lost = true;", ""),
+    ("state load: lost for ever", READ, "optimizer.lost = false;", ""),
+    ("state load: without progress", READ, "backend.set_progress(index, progress)?;", "let _ = (index, progress);"),
+    ("state load: without counts", READ, "backend.set_counters(counters)?;", "let _ = counters;"),
+    ("state load: one piece", READ, "backend.write_slot(index, slot, offset, piece)?;",
+     "backend.write_slot(index, slot, 0, piece)?; let _ = offset;"),
+    ("state load: any dtype", READ, "if tensor.dtype != stored.dtype {", "if false {"),
+    ("state load: counts of another run", STATE, "strict.then_some(manifest.counters)", "Some(manifest.counters)"),
+    ("state load: any order", STATE, "if here.name != there.name {", "if false {"),
+    ("state load: any betas", STATE, "if there != here {", "if false {"),
+    ("state load: any length", STATE, "if saved.len != here.len as u64 {", "if false {"),
+    ("state load: damaged tensors", STATE, "if checksums.text(name)? != checksum::hex(read::sum(source, tensor)?) {",
+     "if checksums.text(name)?.is_empty() {"),
+    ("state load: a damaged header", MANIFEST, "if !checksum::is_sealed(&header.bytes) {", "if false {"),
+    ("state load: contradicting powers", MANIFEST,
+     "if [beta1_power == 1.0, beta2_power == 1.0] != [step == 0; 2] {", "if false {"),
+    ("state load: old norms", CPU_STATE, "(progress, None)", "(progress, parameter.norms)"),
+    ("state cuda: powers before the first step", CUDA_STATE, "if progress.step == 0 { Progress::START }",
+     "if progress.step == 0 { progress }"),
+    ("state cuda: an old alarm", CUDA_STATE, "[&mut self.mirror, &mut self.alarm]", "[&mut self.mirror]"),
+    ("state cuda: an old failure", CUDA_STATE, "(step, 0);", "(step, self.reported);"),
+    ("state cuda: an old report", CUDA_STATE, "(self.loaded, self.reported)", "(_, self.reported)"),
+]
+
 
 def copy_tree():
     """Refreshes the copy, with new times: cargo must not take what the last mutant left for what is there now."""
@@ -420,10 +457,10 @@ def main():
     def chosen(mutants):
         return [mutant for mutant in mutants if not words or any(word in mutant[0] for word in words)]
 
-    mutants, cuda_mutants = chosen(MUTANTS), chosen(CUDA_MUTANTS)
+    rows = [(chosen(MUTANTS), TESTS), (chosen(CUDA_MUTANTS), CUDA_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS)]
     copy_tree()
-    bad = kill(mutants, TESTS) + kill(cuda_mutants, CUDA_TESTS)
-    count = len(mutants) + len(cuda_mutants)
+    bad = sum(kill(mutants, tests) for mutants, tests in rows)
+    count = sum(len(mutants) for mutants, _ in rows)
     print(f"{count - bad} of {count} mutants killed")
     sys.exit(bad != 0)
 

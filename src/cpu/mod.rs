@@ -15,6 +15,7 @@ mod moments;
 mod norm;
 mod simd;
 mod stage;
+mod state;
 mod step;
 mod sweep;
 

@@ -20,6 +20,7 @@ mod module;
 mod norm;
 mod nvrtc;
 mod probe;
+mod state;
 mod step;
 mod table;
 mod tensor;
@@ -174,6 +175,8 @@ pub(crate) struct Cuda {
     figures: Figures,
     /// The last failed step that was reported as an error.
     reported: u64,
+    /// The steps that a file has brought along: of the last one only the count is known.
+    loaded: u64,
     stream: Arc<CudaStream>,
     // Last: what is above is freed on its stream.
     beside: Option<Beside>,
@@ -242,6 +245,7 @@ impl Cuda {
             captured: false,
             figures: Figures::default(),
             reported: 0,
+            loaded: 0,
             stream,
             beside,
         })
@@ -285,7 +289,7 @@ impl Cuda {
     pub(crate) fn restart(&mut self, index: usize) -> Result<(), Error> {
         let mut record = self.record(index)?;
         record.progress.start = 0;
-        self.parameters[index].record.upload(&record).map_err(driver_error("resetting a master"))
+        self.parameters[index].record.upload_at(0, &[record])
     }
 
     /// Whether the device has failed for good. Waits for it, outside a capture.
@@ -445,8 +449,7 @@ impl Cuda {
         // What the mirrors held of a step that failed is no longer to be reported.
         self.mirror.copy_from(self.tables.control()).map_err(&sending)?;
         self.alarm.copy_from(self.tables.control()).map_err(&sending)?;
-        self.reported = 0;
-        self.figures = Figures::default();
+        (self.loaded, self.reported) = (step, 0);
         Ok(())
     }
 
@@ -457,7 +460,7 @@ impl Cuda {
         let unless_skipped = |known: bool, figure: f64| (known && !skipped).then_some(figure);
         let mut report =
             Report { step: control.step, skipped, skipped_steps: control.skipped_steps, ..Report::default() };
-        if control.step > 0 {
+        if control.step > self.loaded {
             report.grad_norm = self.figures.grad_norm.then_some(control.grad_norm);
             report.clip_coefficient = unless_skipped(true, control.clip_coefficient);
             report.learning_rate_factor = unless_skipped(true, control.learning_rate_factor);
