@@ -335,7 +335,10 @@ pub fn bf16() -> Vec<Trajectory> {
         kept(t("adamw_ema", w), ema(F32)),
         kept(t("adamw_remainder_mixed_ema_reset", w), ema(reset(mixed(REMAINDER)))),
         kept(t("adam_l2_master_reset", adam), reset(MASTER)),
-        Trajectory { norms: true, ..kept(t("adam_l2_amsgrad_all_bf16_norms", Adam { amsgrad: true, ..adam }), ALL_BF16) },
+        Trajectory {
+            norms: true,
+            ..kept(t("adam_l2_amsgrad_all_bf16_norms", Adam { amsgrad: true, ..adam }), ALL_BF16)
+        },
         Trajectory { lengths: SMALL, steps: 20, ..kept(t("adamw_all_bf16_long", w), mixed(ALL_BF16)) },
         Trajectory { missing: true, steps: 5, ..kept(t("adam_l2_bare_missing", adam), BARE) },
         Trajectory { poisoned: Some(1), ..kept(t("adamw_master_ema_skip", w), ema(MASTER)) },
