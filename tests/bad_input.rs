@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Model, algorithms, noise};
-use fadam::{Adam, Device, Error, Group, NonFinite, Optimizer, Simd, Tensor, TensorMut, Update};
+use fadam::{Adam, Device, Dtype, Error, Group, NonFinite, Optimizer, Simd, Tensor, TensorMut, Update};
 use half::bf16;
 
 /// A model of three parameters, "p0" of 8, "p1" of 8 and "p2" of 3 elements, with a step behind it.
@@ -46,7 +46,7 @@ fn a_name_is_registered_once() {
     assert!(matches!(&error, Error::DuplicateName { name } if name == "p1"));
     assert_says(&error, &["`p1`", "already"]);
     let group = model.optimizer.add_group(Group::default()).unwrap();
-    let error = refused(&mut model, |m| m.optimizer.register_in(group, "p1", 8).map(drop));
+    let error = refused(&mut model, |m| m.optimizer.register_in(group, "p1", 8, Dtype::F32).map(drop));
     assert!(matches!(&error, Error::DuplicateName { name } if name == "p1"));
     assert_eq!(model.optimizer.parameter("p1"), Some(model.ids[1]));
 }
@@ -80,7 +80,7 @@ fn ids_of_another_optimizer_are_refused() {
         assert!(matches!(error, Error::UnknownParameter { index: 1 }));
         assert_says(&error, &["1", "does not belong"]);
     }
-    let error = refused(&mut model, |m| m.optimizer.register_in(group, "new", 1).map(drop));
+    let error = refused(&mut model, |m| m.optimizer.register_in(group, "new", 1, Dtype::F32).map(drop));
     assert!(matches!(error, Error::UnknownGroup { index: 1 }), "{error:?}");
     assert_says(&error, &["group", "1", "does not belong"]);
     let error = refused(&mut model, |m| m.optimizer.set_group_learning_rate(group, 1.0));

@@ -15,7 +15,7 @@ mod reference;
 mod rounded;
 
 use common::{Gradient, Model, noise, random};
-use fadam::{Adam, Algorithm, Decay, Error, FAdam, FisherAdam, Group, NonFinite, Optimizer};
+use fadam::{Adam, Algorithm, Decay, Dtype, Error, FAdam, FisherAdam, Group, NonFinite, Optimizer};
 use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -259,7 +259,7 @@ fn check(case: &Case, tally: &Tally) -> Result<(), TestCaseError> {
         let name = format!("p{i}");
         let (id, hyper) = match i % 2 {
             0 => (model.optimizer.register(name, len), &Group::default()),
-            _ => (model.optimizer.register_in(group, name, len), &case.group),
+            _ => (model.optimizer.register_in(group, name, len, Dtype::F32), &case.group),
         };
         model.ids.push(id.unwrap());
         let scale = [1.0, 1e-2, 100.0][(random(&mut rng) % 3) as usize];

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gradient, Model, algorithms, bits, noise, random};
-use fadam::{Adam, Algorithm, FAdam, FisherAdam, Group, NonFinite, Optimizer, Update};
+use fadam::{Adam, Algorithm, Dtype, FAdam, FisherAdam, Group, NonFinite, Optimizer, Update};
 use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

@@ -1,0 +1,211 @@
+//! Every level's bf16 and random bits against formulas in integers, one element at a time.
+
+use super::*;
+use half::bf16;
+
+fn levels() -> impl Iterator<Item = Simd> {
+    Simd::ALL.into_iter().filter(|simd| simd.is_available())
+}
+
+/// What the operations make of a row.
+struct Results {
+    value: [u16; LANES],
+    remainder: [u16; LANES],
+    joined: [f32; LANES],
+    nearest: [u16; LANES],
+    stochastic: [u16; LANES],
+    widened: [f32; LANES],
+}
+
+impl Results {
+    fn new() -> Self {
+        let (halves, wholes) = ([0; LANES], [0.0; LANES]);
+        Self {
+            value: halves,
+            remainder: halves,
+            joined: wholes,
+            nearest: halves,
+            stochastic: halves,
+            widened: wholes,
+        }
+    }
+}
+
+struct Operations<'a> {
+    x: &'a [f32; LANES],
+    random: &'a [u16; LANES],
+    results: &'a mut Results,
+}
+
+impl Program for Operations<'_> {
+    type Output = ();
+    fn run<S: Isa>(self, isa: S) {
+        let Self { x, random, results } = self;
+        for at in (0..LANES).step_by(S::V::WIDTH) {
+            // SAFETY: a vector within arrays of LANES.
+            unsafe {
+                let v = isa.load(x.as_ptr().add(at));
+                let (value, remainder) =
+                    (results.value.as_mut_ptr().add(at), results.remainder.as_mut_ptr().add(at));
+                v.store_split(value, remainder);
+                isa.load_joined(value, remainder).store(results.joined.as_mut_ptr().add(at));
+                let nearest = results.nearest.as_mut_ptr().add(at);
+                v.nearest_bf16().store_high(nearest);
+                isa.load_bf16(nearest).store(results.widened.as_mut_ptr().add(at));
+                let stochastic = v.stochastic_bf16(random.as_ptr().add(at));
+                stochastic.store_high(results.stochastic.as_mut_ptr().add(at));
+            }
+        }
+    }
+}
+
+/// Some 16 bits of an element's own.
+fn some_bits(x: u32) -> u16 {
+    (x.wrapping_mul(0x9e37_79b1) >> 16) as u16
+}
+
+/// Compares the rows that `bits` makes of each index.
+///
+/// Between two neighbours of bf16 all f32 are equally far apart, so the nearest one is decided by the low half of the
+/// bits alone; this holds up to infinity, which stands where the next bf16 would.
+fn compare(simd: Simd, rows: impl Iterator<Item = u32>, bits: impl Fn(u32, usize) -> u32) {
+    let mut results = Results::new();
+    for row in rows {
+        let bits: [u32; LANES] = std::array::from_fn(|lane| bits(row, lane));
+        let (x, random) = (bits.map(f32::from_bits), bits.map(some_bits));
+        // SAFETY: the caller's levels are available.
+        unsafe { simd.run(Operations { x: &x, random: &random, results: &mut results }) };
+        for lane in 0..LANES {
+            let (x, bits) = (x[lane], bits[lane]);
+            let (high, low) = ((bits >> 16) as u16, bits & 0xffff);
+            let [value, nearest, stochastic] =
+                [&results.value, &results.nearest, &results.stochastic].map(|values| values[lane]);
+            let right = if x.is_nan() {
+                let rounded =
+                    [value, nearest, stochastic].into_iter().all(|bits| bf16::from_bits(bits).is_nan());
+                rounded && results.remainder[lane] == 0 && results.joined[lane].is_nan()
+            } else {
+                let up = x.is_finite() && low + u32::from(random[lane]) > 0xffff;
+                value == high + u16::from(low >= 0x8000)
+                    && results.remainder[lane] == low as u16
+                    && results.joined[lane].to_bits() == bits
+                    && results.joined[lane].to_bits()
+                        == crate::join(bf16::from_bits(value), results.remainder[lane] as i16).to_bits()
+                    && nearest == high + u16::from(low > 0x8000 || low == 0x8000 && high % 2 == 1)
+                    && stochastic == high + u16::from(up)
+                    && results.widened[lane].to_bits() == u32::from(nearest) << 16
+            };
+            assert!(right, "{simd}: {bits:#010x} with {:#06x}", random[lane]);
+        }
+    }
+}
+
+/// Every high half, with low halves around those on which a rounding turns.
+#[test]
+fn bf16_is_right_at_every_level() {
+    let step = if cfg!(miri) { 257 } else { 1 };
+    for simd in levels() {
+        compare(simd, (0..=0xffff).step_by(step), |high, lane| {
+            let low = [0, 0x8000, 0xffff, 0x7fff][lane % 4] + (lane as u32 / 4).wrapping_mul(lane as u32 % 3);
+            high << 16 | low & 0xffff
+        });
+    }
+}
+
+#[test]
+#[cfg_attr(
+    any(debug_assertions, not(target_arch = "x86_64")),
+    ignore = "2³² patterns at every level: cargo test --release --lib"
+)]
+fn bf16_is_right_for_every_pattern() {
+    use rayon::prelude::*;
+    let parts = 1 << 10;
+    let rows = u32::try_from((1_u64 << 32) / LANES as u64).unwrap() / parts;
+    for simd in levels() {
+        (0..parts).into_par_iter().for_each(|part| {
+            compare(simd, part * rows..(part + 1) * rows, |row, lane| row * LANES as u32 + lane as u32);
+        });
+    }
+}
+
+/// By a uniform draw, a value goes up as often as the part that is cut off has it: the mean is the value.
+#[test]
+fn stochastic_rounding_has_no_bias() {
+    let lows = if cfg!(miri) { vec![0x8000] } else { vec![0, 1, 0x1234, 0x8000, 0xfffe, 0xffff] };
+    for simd in levels() {
+        for &low in &lows {
+            let x = [f32::from_bits(0x3f80_0000 | low); LANES];
+            let mut up = 0;
+            for row in 0..(1 << 16) / LANES {
+                let random = std::array::from_fn(|lane| (row * LANES + lane) as u16);
+                let mut results = Results::new();
+                // SAFETY: the level is available.
+                unsafe { simd.run(Operations { x: &x, random: &random, results: &mut results }) };
+                up += results.stochastic.iter().filter(|&&bits| bits == 0x3f81).count();
+            }
+            assert_eq!(up, low as usize, "{simd}");
+        }
+    }
+}
+
+struct Draw<'a> {
+    key: [u32; 2],
+    counter: [u32; 4],
+    into: &'a mut [u16; LANES],
+}
+
+impl Program for Draw<'_> {
+    type Output = ();
+    fn run<S: Isa>(self, isa: S) {
+        isa.random(self.key, self.counter, self.into);
+    }
+}
+
+/// Philox4x32-10 as in Salmon et al. 2011.
+pub(crate) fn philox(mut key: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
+    for _ in 0..10 {
+        let halves = |a: u32, b: u32| {
+            let product = u64::from(a) * u64::from(b);
+            ((product >> 32) as u32, product as u32)
+        };
+        let [l0, r0, l1, r1] = counter;
+        let ((high0, low0), (high1, low1)) = (halves(0xd251_1f53, l0), halves(0xcd9e_8d57, l1));
+        counter = [high1 ^ r0 ^ key[0], low1, high0 ^ r1 ^ key[1], low0];
+        key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
+    }
+    counter
+}
+
+/// The known answers of Random123, where Philox comes from: counter, key, result.
+const KNOWN: [([u32; 4], [u32; 2], [u32; 4]); 3] = [
+    ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+    ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+    (
+        [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+        [0xa409_3822, 0x299f_31d0],
+        [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+    ),
+];
+
+/// The low half of a word first.
+pub(crate) fn halves(words: [u32; 4]) -> impl Iterator<Item = u16> {
+    words.into_iter().flat_map(|word| [word as u16, (word >> 16) as u16])
+}
+
+#[test]
+fn philox_gives_the_published_answers_at_every_level() {
+    for (counter, key, answer) in KNOWN {
+        assert_eq!(philox(key, counter), answer);
+        let [first, c1, c2, c3] = counter;
+        for simd in levels() {
+            let mut row = [0; LANES];
+            // SAFETY: the level is available.
+            unsafe { simd.run(Draw { key, counter, into: &mut row }) };
+            let expected: Vec<u16> = (0..LANES as u32 / 8)
+                .flat_map(|block| halves(philox(key, [first.wrapping_add(block), c1, c2, c3])))
+                .collect();
+            assert_eq!(row[..], expected, "{simd}");
+            assert!(row[..8].iter().copied().eq(halves(answer)), "{simd}");
+        }
+    }
+}
