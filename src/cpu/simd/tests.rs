@@ -7,19 +7,20 @@ fn levels() -> impl Iterator<Item = Simd> {
     Simd::ALL.into_iter().filter(|simd| simd.is_available())
 }
 
-/// What the operations make of a row.
+/// What the operations make of a row: bits.
+#[derive(PartialEq)]
 struct Results {
     value: [u16; LANES],
     remainder: [u16; LANES],
-    joined: [f32; LANES],
+    joined: [u32; LANES],
     nearest: [u16; LANES],
     stochastic: [u16; LANES],
-    widened: [f32; LANES],
+    widened: [u32; LANES],
 }
 
 impl Results {
     fn new() -> Self {
-        let (halves, wholes) = ([0; LANES], [0.0; LANES]);
+        let (halves, wholes) = ([0; LANES], [0; LANES]);
         Self {
             value: halves,
             remainder: halves,
@@ -48,14 +49,35 @@ impl Program for Operations<'_> {
                 let (value, remainder) =
                     (results.value.as_mut_ptr().add(at), results.remainder.as_mut_ptr().add(at));
                 v.store_split(value, remainder);
-                isa.load_joined(value, remainder).store(results.joined.as_mut_ptr().add(at));
+                isa.load_joined(value, remainder).store(results.joined.as_mut_ptr().add(at).cast());
                 let nearest = results.nearest.as_mut_ptr().add(at);
                 v.nearest_bf16().store_high(nearest);
-                isa.load_bf16(nearest).store(results.widened.as_mut_ptr().add(at));
+                isa.load_bf16(nearest).store(results.widened.as_mut_ptr().add(at).cast());
                 let stochastic = v.stochastic_bf16(random.as_ptr().add(at));
                 stochastic.store_high(results.stochastic.as_mut_ptr().add(at));
             }
         }
+    }
+}
+
+/// What they should make of it.
+///
+/// Between two neighbours of bf16 all f32 are equally far apart, so the nearest one is decided by the low half of the
+/// bits alone; this holds up to infinity, which stands where the next bf16 would. A NaN is its quiet high half.
+fn expect(bits: &[u32; LANES], random: &[u16; LANES], results: &mut Results) {
+    for lane in 0..LANES {
+        let (bits, magnitude) = (bits[lane], bits[lane] & 0x7fff_ffff);
+        let (high, low) = ((bits >> 16) as u16, bits & 0xffff);
+        let (finite, nan) = (magnitude < 0x7f80_0000, magnitude > 0x7f80_0000);
+        let or_nan = |bits: u16| if nan { high | 0x40 } else { bits };
+        let to_even = (low > 0x8000) | (low == 0x8000) & (high & 1 == 1);
+        let by_chance = finite & (low + u32::from(random[lane]) > 0xffff);
+        results.value[lane] = or_nan(high.wrapping_add(u16::from(low >= 0x8000)));
+        results.nearest[lane] = or_nan(high.wrapping_add(to_even.into()));
+        results.stochastic[lane] = or_nan(high.wrapping_add(by_chance.into()));
+        results.remainder[lane] = if nan { 0 } else { low as u16 };
+        results.joined[lane] = if nan { (bits | 0x40_0000) & 0xffff_0000 } else { bits };
+        results.widened[lane] = u32::from(results.nearest[lane]) << 16;
     }
 }
 
@@ -65,37 +87,47 @@ fn some_bits(x: u32) -> u16 {
 }
 
 /// Compares the rows that `bits` makes of each index.
-///
-/// Between two neighbours of bf16 all f32 are equally far apart, so the nearest one is decided by the low half of the
-/// bits alone; this holds up to infinity, which stands where the next bf16 would.
 fn compare(simd: Simd, rows: impl Iterator<Item = u32>, bits: impl Fn(u32, usize) -> u32) {
-    let mut results = Results::new();
+    let (mut results, mut expected) = (Results::new(), Results::new());
     for row in rows {
         let bits: [u32; LANES] = std::array::from_fn(|lane| bits(row, lane));
         let (x, random) = (bits.map(f32::from_bits), bits.map(some_bits));
         // SAFETY: the caller's levels are available.
         unsafe { simd.run(Operations { x: &x, random: &random, results: &mut results }) };
-        for lane in 0..LANES {
-            let (x, bits) = (x[lane], bits[lane]);
-            let (high, low) = ((bits >> 16) as u16, bits & 0xffff);
-            let [value, nearest, stochastic] =
-                [&results.value, &results.nearest, &results.stochastic].map(|values| values[lane]);
-            let right = if x.is_nan() {
-                let rounded =
-                    [value, nearest, stochastic].into_iter().all(|bits| bf16::from_bits(bits).is_nan());
-                rounded && results.remainder[lane] == 0 && results.joined[lane].is_nan()
-            } else {
-                let up = x.is_finite() && low + u32::from(random[lane]) > 0xffff;
-                value == high + u16::from(low >= 0x8000)
-                    && results.remainder[lane] == low as u16
-                    && results.joined[lane].to_bits() == bits
-                    && results.joined[lane].to_bits()
-                        == crate::join(bf16::from_bits(value), results.remainder[lane] as i16).to_bits()
-                    && nearest == high + u16::from(low > 0x8000 || low == 0x8000 && high % 2 == 1)
-                    && stochastic == high + u16::from(up)
-                    && results.widened[lane].to_bits() == u32::from(nearest) << 16
-            };
-            assert!(right, "{simd}: {bits:#010x} with {:#06x}", random[lane]);
+        expect(&bits, &random, &mut expected);
+        assert!(results == expected, "{simd}, from {:#010x} to {:#010x}", bits[0], bits[LANES - 1]);
+    }
+}
+
+/// The formulas above, where they can be said in other words.
+#[test]
+fn what_is_expected_is_right() {
+    let step = if cfg!(miri) { 257 } else { 1 };
+    let mut results = Results::new();
+    for high in (0..=0xffff_u32).step_by(step) {
+        let bits: [u32; LANES] =
+            std::array::from_fn(|lane| high << 16 | some_bits(lane as u32 / 4 << 3) as u32);
+        let mut bits = bits;
+        [bits[0], bits[1], bits[2], bits[3]] = [0, 0x7fff, 0x8000, 0x8001].map(|low| high << 16 | low);
+        expect(&bits, &[0; LANES], &mut results);
+        for (lane, bits) in bits.into_iter().enumerate() {
+            let x = f32::from_bits(bits);
+            let [value, nearest, down] = [&results.value, &results.nearest, &results.stochastic]
+                .map(|values| bf16::from_bits(values[lane]));
+            let joined = crate::join(value, results.remainder[lane] as i16);
+            if x.is_nan() {
+                assert!(value.is_nan() && nearest.is_nan() && down.is_nan() && joined.is_nan());
+                continue;
+            }
+            assert_eq!(joined.to_bits(), bits);
+            assert_eq!(nearest.to_bits(), bf16::from_f32(x).to_bits());
+            let distance = |value: bf16| (value.to_f64() - f64::from(x)).abs();
+            let (below, above) = (bf16::from_bits(high as u16), bf16::from_bits(high as u16 + 1));
+            if above.is_finite() {
+                let closer = if distance(below) < distance(above) { below } else { above };
+                assert_eq!(value.to_bits(), closer.to_bits(), "{bits:#010x}");
+            }
+            assert_eq!(down.to_bits(), below.to_bits());
         }
     }
 }
