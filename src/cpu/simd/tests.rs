@@ -2,6 +2,7 @@
 
 use super::*;
 use half::bf16;
+use std::ops::Range;
 
 fn levels() -> impl Iterator<Item = Simd> {
     Simd::ALL.into_iter().filter(|simd| simd.is_available())
@@ -32,30 +33,21 @@ impl Results {
     }
 }
 
-struct Operations<'a> {
-    x: &'a [f32; LANES],
-    random: &'a [u16; LANES],
-    results: &'a mut Results,
-}
-
-impl Program for Operations<'_> {
-    type Output = ();
-    fn run<S: Isa>(self, isa: S) {
-        let Self { x, random, results } = self;
-        for at in (0..LANES).step_by(S::V::WIDTH) {
-            // SAFETY: a vector within arrays of LANES.
-            unsafe {
-                let v = isa.load(x.as_ptr().add(at));
-                let (value, remainder) =
-                    (results.value.as_mut_ptr().add(at), results.remainder.as_mut_ptr().add(at));
-                v.store_split(value, remainder);
-                isa.load_joined(value, remainder).store(results.joined.as_mut_ptr().add(at).cast());
-                let nearest = results.nearest.as_mut_ptr().add(at);
-                v.nearest_bf16().store_high(nearest);
-                isa.load_bf16(nearest).store(results.widened.as_mut_ptr().add(at).cast());
-                let stochastic = v.stochastic_bf16(random.as_ptr().add(at));
-                stochastic.store_high(results.stochastic.as_mut_ptr().add(at));
-            }
+/// What each level makes of a row.
+#[inline(always)]
+fn operate<S: Isa>(isa: S, x: &[f32; LANES], random: &[u16; LANES], results: &mut Results) {
+    for at in (0..LANES).step_by(S::V::WIDTH) {
+        // SAFETY: a vector within arrays of LANES.
+        unsafe {
+            let v = isa.load(x.as_ptr().add(at));
+            let (value, remainder) =
+                (results.value.as_mut_ptr().add(at), results.remainder.as_mut_ptr().add(at));
+            v.store_split(value, remainder);
+            isa.load_joined(value, remainder).store(results.joined.as_mut_ptr().add(at).cast());
+            let nearest = results.nearest.as_mut_ptr().add(at);
+            v.nearest_bf16().store_high(nearest);
+            isa.load_bf16(nearest).store(results.widened.as_mut_ptr().add(at).cast());
+            v.stochastic_bf16(random.as_ptr().add(at)).store_high(results.stochastic.as_mut_ptr().add(at));
         }
     }
 }
@@ -64,6 +56,7 @@ impl Program for Operations<'_> {
 ///
 /// Between two neighbours of bf16 all f32 are equally far apart, so the nearest one is decided by the low half of the
 /// bits alone; this holds up to infinity, which stands where the next bf16 would. A NaN is its quiet high half.
+#[inline(always)] // into a level's code: by its vectors, 2³² patterns take seconds
 fn expect(bits: &[u32; LANES], random: &[u16; LANES], results: &mut Results) {
     for lane in 0..LANES {
         let (bits, magnitude) = (bits[lane], bits[lane] & 0x7fff_ffff);
@@ -86,17 +79,34 @@ fn some_bits(x: u32) -> u16 {
     (x.wrapping_mul(0x9e37_79b1) >> 16) as u16
 }
 
-/// Compares the rows that `bits` makes of each index.
-fn compare(simd: Simd, rows: impl Iterator<Item = u32>, bits: impl Fn(u32, usize) -> u32) {
-    let (mut results, mut expected) = (Results::new(), Results::new());
-    for row in rows {
-        let bits: [u32; LANES] = std::array::from_fn(|lane| bits(row, lane));
-        let (x, random) = (bits.map(f32::from_bits), bits.map(some_bits));
-        // SAFETY: the caller's levels are available.
-        unsafe { simd.run(Operations { x: &x, random: &random, results: &mut results }) };
-        expect(&bits, &random, &mut expected);
-        assert!(results == expected, "{simd}, from {:#010x} to {:#010x}", bits[0], bits[LANES - 1]);
+/// Compares the rows that `bits` makes of each index; the first index where they differ.
+struct Compare<F> {
+    rows: Range<u32>,
+    bits: F,
+}
+
+impl<F: Fn(u32, u32) -> u32> Program for Compare<F> {
+    type Output = Option<u32>;
+    #[inline(always)]
+    fn run<S: Isa>(mut self, isa: S) -> Option<u32> {
+        let (mut results, mut expected) = (Results::new(), Results::new());
+        self.rows.find(|&row| {
+            let mut bits = [0; LANES];
+            for (lane, bits) in (0..).zip(&mut bits) {
+                *bits = (self.bits)(row, lane);
+            }
+            let random = bits.map(some_bits);
+            operate(isa, &bits.map(f32::from_bits), &random, &mut results);
+            expect(&bits, &random, &mut expected);
+            results != expected
+        })
     }
+}
+
+fn compare(simd: Simd, rows: Range<u32>, bits: impl Fn(u32, u32) -> u32) {
+    // SAFETY: the caller's levels are available.
+    let different = unsafe { simd.run(Compare { rows, bits }) };
+    assert_eq!(different, None, "{simd}: this row of {LANES}");
 }
 
 /// The formulas above, where they can be said in other words.
@@ -137,9 +147,9 @@ fn what_is_expected_is_right() {
 fn bf16_is_right_at_every_level() {
     let step = if cfg!(miri) { 257 } else { 1 };
     for simd in levels() {
-        compare(simd, (0..=0xffff).step_by(step), |high, lane| {
-            let low = [0, 0x8000, 0xffff, 0x7fff][lane % 4] + (lane as u32 / 4).wrapping_mul(lane as u32 % 3);
-            high << 16 | low & 0xffff
+        compare(simd, 0..0x1_0000 / step, |row, lane| {
+            let low = [0, 0x8000, 0xffff, 0x7fff][lane as usize % 4] + lane / 4 * (lane % 3);
+            (row * step) << 16 | low & 0xffff
         });
     }
 }
@@ -155,8 +165,24 @@ fn bf16_is_right_for_every_pattern() {
     let rows = u32::try_from((1_u64 << 32) / LANES as u64).unwrap() / parts;
     for simd in levels() {
         (0..parts).into_par_iter().for_each(|part| {
-            compare(simd, part * rows..(part + 1) * rows, |row, lane| row * LANES as u32 + lane as u32);
+            compare(simd, part * rows..(part + 1) * rows, |row, lane| row * LANES as u32 + lane);
         });
+    }
+}
+
+/// How often a value goes up, of all draws.
+struct Ups(f32);
+
+impl Program for Ups {
+    type Output = usize;
+    fn run<S: Isa>(self, isa: S) -> usize {
+        let mut results = Results::new();
+        let up = |row: usize| {
+            let random = std::array::from_fn(|lane| (row * LANES + lane) as u16);
+            operate(isa, &[self.0; LANES], &random, &mut results);
+            results.stochastic.iter().filter(|&&bits| bits == 0x3f81).count()
+        };
+        (0..(1 << 16) / LANES).map(up).sum()
     }
 }
 
@@ -166,16 +192,9 @@ fn stochastic_rounding_has_no_bias() {
     let lows = if cfg!(miri) { vec![0x8000] } else { vec![0, 1, 0x1234, 0x8000, 0xfffe, 0xffff] };
     for simd in levels() {
         for &low in &lows {
-            let x = [f32::from_bits(0x3f80_0000 | low); LANES];
-            let mut up = 0;
-            for row in 0..(1 << 16) / LANES {
-                let random = std::array::from_fn(|lane| (row * LANES + lane) as u16);
-                let mut results = Results::new();
-                // SAFETY: the level is available.
-                unsafe { simd.run(Operations { x: &x, random: &random, results: &mut results }) };
-                up += results.stochastic.iter().filter(|&&bits| bits == 0x3f81).count();
-            }
-            assert_eq!(up, low as usize, "{simd}");
+            // SAFETY: the level is available.
+            let ups = unsafe { simd.run(Ups(f32::from_bits(0x3f80_0000 | low))) };
+            assert_eq!(ups, low as usize, "{simd}");
         }
     }
 }
