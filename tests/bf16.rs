@@ -155,22 +155,122 @@ fn a_draw_is_of_the_parameters_own_step() {
 }
 
 #[test]
-fn first_and_second_moment_are_drawn_for_apart() {
-    // β = ½ halves g and g², and both are near the middle of two bf16: 17/256 and 34/256 + 0.56/128 above 1.
+fn parameter_and_moments_are_drawn_for_apart() {
+    // β = ½ halves g and g², and both are near the middle of two bf16: 17/256 and 34/256 + 0.56/128 above 1. θ ends near
+    // the middle below 1, by the quarter of its distance that the moments' roundings make of it.
     let g = 1.0 + 17.0 / 256.0;
-    let adam = Adam { betas: (0.5, 0.5), ..Adam::default() };
-    let mut model = Model::built(Optimizer::builder(adam).moments(Dtype::Bf16), &[&[1.0; COINS]]);
-    model.step(&[&[g; COINS]]);
-    let state = model.state(0);
-    let up = |x: &[f32], middle: f32| x.iter().map(|&x| x > middle).collect::<Vec<_>>();
-    let (m, v) = (up(&state.exp_avg, g / 2.0), up(&state.exp_avg_sq, g * g / 2.0));
-    let (p, q) = (share(m.iter().copied()), share(v.iter().copied()));
-    let fraction = |x: f32| f64::from(x.to_bits() & 0xffff) / 65536.0;
-    assert!(
-        (p - fraction(g / 2.0)).abs() <= chance(COINS) && (q - fraction(g * g / 2.0)).abs() <= chance(COINS)
-    );
-    let both = share(m.iter().zip(&v).map(|(m, v)| m & v));
-    assert!((both - p * q).abs() <= 3.0 * chance(COINS), "{both}, and {p} · {q}");
+    let lr = 2_f64.powi(-9);
+    for algorithm in [
+        Algorithm::from(Adam { lr, betas: (0.5, 0.5), ..Adam::default() }),
+        FAdam { lr, betas: (0.5, 0.5), ..FAdam::default() }.into(),
+        FAdam { lr, betas: (0.5, 0.5), kappa: Some(1e6), ..FAdam::default() }.into(),
+    ] {
+        let builder = Optimizer::builder(algorithm).moments(Dtype::Bf16).master(Master::None);
+        let mut model = Model::bf16(builder, &[&[1.0; COINS]]);
+        model.step(&[&[g; COINS]]);
+        let state = model.state(0);
+        let up = |x: &[f32], middle: f32| x.iter().map(|&x| x > middle).collect::<Vec<_>>();
+        let m = up(&state.exp_avg, g / 2.0);
+        let v = up(&state.exp_avg_sq, g * g / 2.0);
+        let theta = up(&model.parameters[0], 1.0 - lr as f32);
+        let cut = |x: f32| f64::from(x.to_bits() & 0xffff) / 65536.0;
+        let expected = [cut(g / 2.0), cut(g * g / 2.0), 0.5];
+        let slack = [chance(COINS), chance(COINS), chance(COINS) + 2_f64.powi(-7)];
+        let drawn = [m, v, theta];
+        for (i, a) in drawn.iter().enumerate() {
+            let p = share(a.iter().copied());
+            assert!((p - expected[i]).abs() <= slack[i], "{algorithm:?}, {i}: {p} for {}", expected[i]);
+            for (j, b) in drawn.iter().enumerate().skip(i + 1) {
+                // The moments' roundings move θ's probability by 2⁻⁷ at most.
+                let (q, both) = (share(b.iter().copied()), share(a.iter().zip(b).map(|(a, b)| a & b)));
+                let slack = 3.0 * chance(COINS) + if j == 2 { 2_f64.powi(-7) } else { 0.0 };
+                assert!((both - p * q).abs() <= slack, "{algorithm:?}, {i} and {j}: {both}, and {p} · {q}");
+            }
+        }
+    }
+}
+
+#[test]
+fn moments_of_fisher_adam_are_drawn_for_apart() {
+    // f is g², n is 1 and clipped to c: m is c/2.
+    let clip = 1.0 - 15.0 / 512.0;
+    let fisher_adam = |betas, clip| FisherAdam { betas, clip, weight_decay: 0.0, ..FisherAdam::default() };
+    for (algorithm, g, second) in
+        [(fisher_adam((0.5, 0.5), clip), 1.0, false), (fisher_adam((0.0, 0.999), 1.0), 1.0664063_f32, true)]
+    {
+        let builder = Optimizer::builder(algorithm).moments(Dtype::Bf16);
+        let mut model = Model::built(builder, &[&[1.0; COINS]]);
+        model.step(&[&[g; COINS]]);
+        let state = model.state(0);
+        let (moment, middle) =
+            if second { (state.exp_avg_sq, g * g) } else { (state.exp_avg, clip as f32 / 2.0) };
+        let cut = f64::from(middle.to_bits() & 0xffff) / 65536.0;
+        let p = share(moment.iter().map(|&x| x > middle));
+        // m is c/2 to some 2⁻²⁴.
+        assert!(
+            (p - cut).abs() <= chance(COINS) + 2_f64.powi(-7) && (0.4..0.6).contains(&cut),
+            "{p} for {cut}"
+        );
+    }
+}
+
+/// What a step computes from the moments, it computes from them as stored: θ leaves 0 by −ηΔ of those, to some roundings of
+/// f32. As computed, they are off by up to 2⁻⁹.
+#[test]
+fn an_update_is_of_the_moments_as_stored() {
+    let lr = 0.5;
+    let algorithms: [Algorithm; 4] = [
+        Adam { lr, ..Adam::default() }.into(),
+        FAdam { lr, ..FAdam::default() }.into(),
+        FAdam { lr, kappa: Some(1e9), ..FAdam::default() }.into(),
+        FisherAdam { lr, weight_decay: 0.0, ..FisherAdam::default() }.into(),
+    ];
+    for algorithm in algorithms {
+        for rounding in [Rounding::Nearest, Rounding::Stochastic] {
+            let builder = Optimizer::builder(algorithm).moments(Dtype::Bf16).rounding(rounding);
+            let mut model = Model::built(builder.norms(true), &[&[0.0; 300]]);
+            let report = model.step(&[&noise(300, 1)]);
+            let state = model.state(0);
+            let delta = |i: usize| match algorithm {
+                Algorithm::FisherAdam(_) => f64::from(state.exp_avg[i]),
+                _ => {
+                    f64::from(state.exp_avg[i])
+                        / 0.1
+                        / ((f64::from(state.exp_avg_sq[i]) / 0.001).sqrt() + 1e-8)
+                }
+            };
+            for (i, &theta) in model.parameters[0].iter().enumerate() {
+                let expected = -lr * delta(i);
+                // Six roundings, 1 − β^t among them twice.
+                let off = (f64::from(theta) - expected).abs();
+                assert!(off <= 1e-6 * expected.abs(), "{algorithm:?}, {rounding:?}: {theta} for {expected}");
+            }
+            let norm = (0..300).map(|i| delta(i) * delta(i)).sum::<f64>().sqrt();
+            assert!(
+                (report.update_norm.unwrap() - norm).abs() <= 1e-5 * norm,
+                "{algorithm:?}: {report:?}, {norm}"
+            );
+        }
+    }
+}
+
+/// A correction would round what is rounded already, so there is none: κ is known before θ moves.
+#[test]
+fn what_is_rounded_is_rounded_once() {
+    // Δ = 1 exactly, and κ halves it. Unclipped, θ would be rounded away from 1, and not come back.
+    let fadam =
+        FAdam { lr: 0.7 / 256.0, betas: (0.0, 0.75), eps0: 0.0, kappa: Some(5.0), ..FAdam::default() };
+    let (start, g) = ([1.0_f32; 100], [1.0_f32; 100]);
+    let builder = Optimizer::builder(fadam).master(Master::None).rounding(Rounding::Nearest);
+    let mut model = Model::bf16(builder, &[&start]);
+    assert_eq!(model.step(&[&g]).update_norm, Some(10.0));
+    assert_eq!(model.parameters[0], start);
+    // The same with bf16 moments, which hold 1 and ¼ exactly, on f32 parameters: one rounding of θ − ηκΔ/‖Δ‖.
+    let start = noise(100, 1);
+    let mut model = Model::built(Optimizer::builder(fadam).moments(Dtype::Bf16), &[&start]);
+    model.step(&[&g]);
+    let once: Vec<f32> = start.iter().map(|&theta| (-fadam.lr as f32).mul_add(0.5, theta)).collect();
+    assert_eq!(bits(&model.parameters[0]), bits(&once));
 }
 
 #[test]
