@@ -42,13 +42,17 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs 
             if (amsgrad) chunk.load_moment(chunk.max_exp_avg_sq, vmax);
             chunk.load_gradient(g);
 #pragma unroll
-            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = adam_moments(step, g[k], p[k], &m[k], &v[k]);
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+                g[k] = adam_moments(step, g[k], p[k], &m[k], &v[k]);
+#if FADAM_NORMS
+                gradients.add_square(k, g[k]);
+#endif
+            }
             chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
             chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, v);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
-                gradients.add_square(k, g[k]);
                 parameters.add_square(k, p[k]);
                 updates.add_square(k, adam_apply(step, &p[k], m[k], v[k], &vmax[k]));
 #else

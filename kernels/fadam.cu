@@ -46,13 +46,17 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam(StepArgs
             chunk.load_moment(chunk.exp_avg_sq, s);
             chunk.load_gradient(g);
 #pragma unroll
-            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+                g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
+#if FADAM_NORMS
+                gradients.add_square(k, g[k]);
+#endif
+            }
             chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
             chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, s);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
-                gradients.add_square(k, g[k]);
                 parameters.add_square(k, p[k]);
 #endif
                 float delta = fadam_apply(step, 1.0f, &p[k], m[k], s[k]);
@@ -139,16 +143,16 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(
             chunk.load_moment(chunk.exp_avg_sq, s);
             chunk.load_gradient(g);
 #pragma unroll
-            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
-            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
-            chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, s);
-#pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+                g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
 #if FADAM_NORMS
                 gradients.add_square(k, g[k]);
 #endif
-                updates.add_square(k, fadam_delta(step, m[k], s[k]));
             }
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, s);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) updates.add_square(k, fadam_delta(step, m[k], s[k]));
             chunk.store_moment(chunk.exp_avg, m);
             chunk.store_moment(chunk.exp_avg_sq, s);
         }

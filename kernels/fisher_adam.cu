@@ -40,13 +40,13 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_su
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) grad[k] = fisher_adam_fisher(step, grad[k], &f[k]);
             chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, f);
+            chunk.store_moment(chunk.exp_avg_sq, f);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
                 float d = fisher_adam_denominator(step, damping, f[k]);
                 natural.add_square(k, div_or_zero(grad[k], d));
                 if (decay) decayed.add_square(k, div_or_zero(p[k], d));
             }
-            chunk.store_moment(chunk.exp_avg_sq, f);
         }
         natural.keep(args.partials[1], chunk);
         decayed.keep(args.partials[2], chunk);
