@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) adam_finali
 
 /// The step, in place. Reads parameter, gradient and both moments, writes all but the gradient: 28 bytes a parameter,
 /// 36 with amsgrad, 8 more with an EMA. With FADAM_NORMS also sums g^2, delta^2 and theta^2.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS adam(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);

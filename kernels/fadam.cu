@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fadam_final
 
 /// The whole step, delta unclipped, in place: 28 bytes a parameter. With FADAM_KAPPA also sums delta^2, with FADAM_NORMS
 /// g^2 and theta^2 too.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
@@ -96,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fadam_decid
 
 /// Takes back what a speculative step applied too much: 16 bytes a parameter where kappa fires, 24 with an EMA, else
 /// nothing.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_correct(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam_correct(StepArgs args) {
     const Control &control = *control_of(args);
     if (control.skipped || control.update_clip == 1.0) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
@@ -128,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_correct(
 }
 
 /// Commits the moments and sums delta^2, with FADAM_NORMS also g^2: 20 bytes a parameter.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam_moments(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
@@ -164,7 +164,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(
 }
 
 /// Applies the committed moments, delta clipped: 16 bytes a parameter. With FADAM_NORMS sums theta^2.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_apply(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam_apply(StepArgs args) {
     const Control &control = *control_of(args);
     if (control.skipped) return;
     float clip = (float)control.update_clip;

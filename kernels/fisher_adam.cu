@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fisher_adam
 }
 
 /// Commits the Fisher diagonal and sums n^2 and, with weight decay, w^2: 12 bytes a parameter, 16 with weight decay.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_sums(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fisher_adam_sums(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fisher_adam
 }
 
 /// Momentum and the step itself: 24 bytes a parameter. With FADAM_NORMS sums m^2 and theta^2.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_apply(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fisher_adam_apply(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);

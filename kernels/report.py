@@ -155,7 +155,7 @@ class Kernel:
     def __init__(self, text):
         self.name = re.search(r"(\w+)\(\w+ args\)", text)[1]
         text = re.sub(r"#if FADAM_EMA\n.*?#endif\n", "", text, flags=re.S)
-        self.sweep = "(FADAM_SWEEP_THREADS" in text
+        self.sweep = "FADAM_SWEEP_" in text
         self.rows = NORM_ROWS if "take_gradients(" in text else 1
         self.gradients = self.rows * len(re.findall(r"\.(?:load|take)_gradients?\(", text))
         self.loads = self.gradients + len(re.findall(r"\.load(?:_parameter|_moment)?\(", text))
