@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) adam_finali
 
 /// The step, in place. Reads parameter, gradient and both moments, writes all but the gradient: 28 bytes a parameter,
 /// 36 with amsgrad, 8 more with an EMA. With FADAM_NORMS also sums g^2, delta^2 and theta^2.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS adam(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
@@ -42,13 +42,17 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) adam(StepArgs 
             if (amsgrad) chunk.load_moment(chunk.max_exp_avg_sq, vmax);
             chunk.load_gradient(g);
 #pragma unroll
-            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = adam_moments(step, g[k], p[k], &m[k], &v[k]);
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+                g[k] = adam_moments(step, g[k], p[k], &m[k], &v[k]);
+#if FADAM_NORMS
+                gradients.add_square(k, g[k]);
+#endif
+            }
             chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
             chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, v);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
-                gradients.add_square(k, g[k]);
                 parameters.add_square(k, p[k]);
                 updates.add_square(k, adam_apply(step, &p[k], m[k], v[k], &vmax[k]));
 #else

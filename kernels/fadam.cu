@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fadam_final
 
 /// The whole step, delta unclipped, in place: 28 bytes a parameter. With FADAM_KAPPA also sums delta^2, with FADAM_NORMS
 /// g^2 and theta^2 too.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
@@ -46,13 +46,17 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam(StepArgs
             chunk.load_moment(chunk.exp_avg_sq, s);
             chunk.load_gradient(g);
 #pragma unroll
-            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+                g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
+#if FADAM_NORMS
+                gradients.add_square(k, g[k]);
+#endif
+            }
             chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
             chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, s);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
-                gradients.add_square(k, g[k]);
                 parameters.add_square(k, p[k]);
 #endif
                 float delta = fadam_apply(step, 1.0f, &p[k], m[k], s[k]);
@@ -92,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fadam_decid
 
 /// Takes back what a speculative step applied too much: 16 bytes a parameter where kappa fires, 24 with an EMA, else
 /// nothing.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_correct(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam_correct(StepArgs args) {
     const Control &control = *control_of(args);
     if (control.skipped || control.update_clip == 1.0) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
@@ -125,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_correct(
 }
 
 /// Commits the moments and sums delta^2, with FADAM_NORMS also g^2: 20 bytes a parameter.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam_moments(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
@@ -140,16 +144,16 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(
             chunk.load_moment(chunk.exp_avg_sq, s);
             chunk.load_gradient(g);
 #pragma unroll
-            for (unsigned int k = 0; k < FADAM_VECTOR; k++) g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
-            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
-            chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, s);
-#pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
+                g[k] = fadam_moments(step, g[k], &m[k], &s[k]);
 #if FADAM_NORMS
                 gradients.add_square(k, g[k]);
 #endif
-                updates.add_square(k, fadam_delta(step, m[k], s[k]));
             }
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);
+            chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, s);
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_VECTOR; k++) updates.add_square(k, fadam_delta(step, m[k], s[k]));
             chunk.store_moment(chunk.exp_avg, m);
             chunk.store_moment(chunk.exp_avg_sq, s);
         }
@@ -161,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_moments(
 }
 
 /// Applies the committed moments, delta clipped: 16 bytes a parameter. With FADAM_NORMS sums theta^2.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fadam_apply(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam_apply(StepArgs args) {
     const Control &control = *control_of(args);
     if (control.skipped) return;
     float clip = (float)control.update_clip;

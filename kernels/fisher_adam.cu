@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fisher_adam
 }
 
 /// Commits the Fisher diagonal and sums n^2 and, with weight decay, w^2: 12 bytes a parameter, 16 with weight decay.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_sums(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fisher_adam_sums(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
@@ -40,13 +40,13 @@ extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_su
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) grad[k] = fisher_adam_fisher(step, grad[k], &f[k]);
             chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, f);
+            chunk.store_moment(chunk.exp_avg_sq, f);
 #pragma unroll
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
                 float d = fisher_adam_denominator(step, damping, f[k]);
                 natural.add_square(k, div_or_zero(grad[k], d));
                 if (decay) decayed.add_square(k, div_or_zero(p[k], d));
             }
-            chunk.store_moment(chunk.exp_avg_sq, f);
         }
         natural.keep(args.partials[1], chunk);
         decayed.keep(args.partials[2], chunk);
@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fisher_adam
 }
 
 /// Momentum and the step itself: 24 bytes a parameter. With FADAM_NORMS sums m^2 and theta^2.
-extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) fisher_adam_apply(StepArgs args) {
+extern "C" __global__ void FADAM_SWEEP_BOUNDS fisher_adam_apply(StepArgs args) {
     if (control_of(args)->skipped) return;
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);

@@ -8,7 +8,8 @@ code, with the library's own options, and looks at it.
 DIR (or $NVIDIA_WHEELS) is the folder site-packages/nvidia of an environment with the wheels nvidia-cuda-nvrtc,
 nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm. Exits with 1 where a check fails:
 
-spills       No stack, no local memory, no LDL or STL.
+spills       No stack, no local memory, no LDL or STL. Whatever is kept in bf16 and averaged: on sm_90 by every kernel, on
+             the other architectures by AdamW and FAdam with κ.
 accesses     Whatever is read or written is named global, shared or constant memory: a generic access is slower. The loop
              of a sweep has a 128-bit load and store for each array, and a 64-bit load for bf16.
 parallelism  No arithmetic stands between the first load of a row and the last: all arrays are on their way together. The
@@ -24,6 +25,7 @@ import argparse
 import concurrent.futures
 import ctypes
 import difflib
+import itertools
 import os
 import re
 import subprocess
@@ -56,6 +58,26 @@ for power in (0, 1):
         VARIANTS.append((name, words, "fisher_adam.cu", definitions))
 VARIANTS.append(("Fisher", "", "fisher.cu", ["FADAM_NORMS=0"]))
 VARIANTS.append(("Accumulate", "", "accumulate.cu", ["FADAM_NORMS=0"]))
+
+# Kept of src/cuda/module.rs: what parameters and moments are kept as, each word a definition that is 0 or 1. The variants
+# above are of f32 alone; norm.cu and fisher.cu are compiled for nothing else.
+KEPT = ["FADAM_BF16_PARAMETERS", "FADAM_BF16_MOMENTS", "FADAM_STOCHASTIC", "FADAM_EMA"]
+
+
+def kept_ways():
+    """All but f32 alone. Nothing is rounded by chance where nothing is bf16."""
+    for parameters, moments, stochastic, ema in itertools.product((0, 1), repeat=4):
+        if parameters + moments + ema and stochastic <= parameters + moments:
+            yield parameters, moments, stochastic, ema
+
+
+def kept_definitions(way):
+    return [f"{name}={value}" for name, value in zip(KEPT, way)]
+
+
+F32 = (0, 0, 0, 0)
+# On every architecture; the others on this one.
+EVERYWHERE, ONE = {"Adam { norms: false }", "FAdam { norms: false, kappa: true }"}, 90
 
 # Warps that a multiprocessor holds: "Maximum number of resident warps per SM" in the CUDA C++ Programming Guide, chapter
 # Compute Capabilities, as are its 64 K registers. That a warp gets them in units of 256 is from cuda_occupancy.h of the
@@ -101,7 +123,8 @@ class Library:
         module, nvrtc = ((ROOT / "src/cuda" / name).read_text() for name in ("module.rs", "nvrtc.rs"))
         self.options = re.findall(r'c"(.*?)"', section(nvrtc, "const OPTIONS", ";\n"))
         self.variants = re.findall(r"Self::(\w+(?: \{.*?\})?),", section(module, "const ALL", r"\];"))
-        self.definitions = set(re.findall(r'"(FADAM_.*?)"', section(module, "fn definitions", r"\n    \}")))
+        self.kept = set(re.findall(r'"(FADAM_.*?)"', section(module, "impl Kept {", r"\n\}")))
+        self.definitions = set(re.findall(r'"(FADAM_.*?)"', section(module, "impl Source {", "/// Its entries")))
         self.headers = set(re.findall(r'include_str!\("../../kernels/(\w+\.(?:h|cuh))"\)', module))
         arms = re.findall(r"Self::(.*?) => (?:\{\s*)?&\[(.*?)\]", section(module, "fn entries", r"\n    \}"), re.S)
         self.arms = [(pattern, re.findall(r'"(\w+)"', names)) for pattern, names in arms]
@@ -117,23 +140,27 @@ class Library:
         ours = {definition for variant in VARIANTS for definition in variant[3]}
         if self.definitions != ours:
             yield f"Source::definitions has {sorted(self.definitions)}, VARIANTS {sorted(ours)}"
+        ours = {definition for way in (F32, (1, 1, 1, 1)) for definition in kept_definitions(way)}
+        if self.kept != ours:
+            yield f"Kept::definitions has {sorted(self.kept)}, KEPT {sorted(ours)}"
         files = {path.name for path in KERNELS.glob("*.*h")}
         if self.headers != files:
             yield f"module.rs includes {sorted(self.headers)}, kernels has {sorted(files)}"
 
 
 class Kernel:
-    """A kernel as its source has it: what one row of its loop should load and store."""
+    """A kernel as its source has it: what one row of its loop should load and store, of f32 alone."""
 
     ALL = {}
 
     def __init__(self, text):
         self.name = re.search(r"(\w+)\(\w+ args\)", text)[1]
-        self.sweep = "(FADAM_SWEEP_THREADS" in text
+        text = re.sub(r"#if FADAM_EMA\n.*?#endif\n", "", text, flags=re.S)
+        self.sweep = "FADAM_SWEEP_" in text
         self.rows = NORM_ROWS if "take_gradients(" in text else 1
         self.gradients = self.rows * len(re.findall(r"\.(?:load|take)_gradients?\(", text))
-        self.loads = self.gradients + len(re.findall(r"\.load\(", text))
-        self.stores = len(re.findall(r"\.store\(", text))
+        self.loads = self.gradients + len(re.findall(r"\.load(?:_parameter|_moment)?\(", text))
+        self.stores = len(re.findall(r"\.store(?:_parameter|_moment)?\(", text))
 
     @classmethod
     def read(cls):
@@ -191,16 +218,33 @@ class Tools:
         finally:
             self.call("nvrtcDestroyProgram", ctypes.byref(program))
 
-    def disassemble(self, cubin):
-        """Resource usage and SASS."""
+    def disassemble(self, cubin, *commands):
+        """What these say of it: by default resource usage and SASS."""
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(cubin)
             file.flush()
-            run = lambda *command: subprocess.check_output([*command, file.name], text=True)
-            return run(self.cuobjdump, "-res-usage"), run(self.nvdisasm, "-c")
+            commands = commands or (self.usage, (self.nvdisasm, "-c"))
+            return [subprocess.check_output([*command, file.name], text=True) for command in commands]
+
+    @property
+    def usage(self):
+        return self.cuobjdump, "-res-usage"
 
 
 # ---- one kernel's machine code ----
+
+
+def resources(usage):
+    """Registers, stack, shared and local memory by kernel."""
+    pattern = r"Function (\w+):\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)"
+    return {name: tuple(map(int, numbers)) for name, *numbers in re.findall(pattern, usage)}
+
+
+def not_rounded_by_name(ptx, power):
+    plain = re.findall(r"\b(?:(?:add|sub|mul|mad)\.f(?:32|64)|\w+(?:\.\w+)*\.(?:ftz|approx)(?:\.\w+)*)\b", ptx)
+    plain = [p for p in plain if not (power and p.startswith("rcp.approx.ftz"))]  # CUDA's pow and powf have these
+    if plain:
+        yield f"not rounded by name: {', '.join(sorted(set(plain)))}"
 
 
 class Entry:
@@ -208,8 +252,7 @@ class Entry:
 
     def __init__(self, name, ptx, usage, sass):
         self.kernel = Kernel.ALL[name]
-        usage = re.search(rf"Function {name}:\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
-        self.registers, self.stack, self.shared, self.local = map(int, usage.groups())
+        self.registers, self.stack, self.shared, self.local = resources(usage)[name]
         self.ptx = re.search(rf"\.entry {name}\(.*?\n\}}", ptx, re.S)[0]
         self.read(re.search(rf"\n\.text\.{name}:\n(.*?)(?=\n\s*\.section|\Z)", sass, re.S)[1])
 
@@ -270,10 +313,7 @@ class Entry:
             yield f"{len(late)} 128-bit loads after bf16's"
 
     def fusions(self, power):
-        plain = re.findall(r"\b(?:(?:add|sub|mul|mad)\.f(?:32|64)|\w+(?:\.\w+)*\.(?:ftz|approx)(?:\.\w+)*)\b", self.ptx)
-        plain = [p for p in plain if not (power and p.startswith("rcp.approx.ftz"))]  # CUDA's pow and powf have these
-        if plain:
-            yield f"not rounded by name: {', '.join(sorted(set(plain)))}"
+        yield from not_rounded_by_name(self.ptx, power)
         ptx = lambda operation, bits=32: len(re.findall(rf"\b{operation}\.rn\.f{bits}\b", self.ptx))
         accounted = ptx("fma") + 5 * ptx("div") + 2 * ptx("sqrt") + ptx("div", 64)
         if self.count("FFMA") > accounted:
@@ -323,7 +363,36 @@ def rows(lines):
         yield f"| `{name}` | {variants} | {' | '.join(map(str, cells))} |"
 
 
-def tables(results, tools, shown, others, missing):
+def ways(kept, known):
+    """What keeping bf16 and averages takes: registers by way."""
+    yield "\n### bf16 and averages\n"
+    yield (f"Registers on sm_{ONE}, without and with norms; `fadam` with κ. A master is in f32 or a remainder, by what a "
+           "step finds: the kernel is the same, and that without a master too.\n")
+    columns = ["adam", "fadam", "fadam_correct", "fadam_moments", "fadam_apply", "fisher_adam_sums", "fisher_adam_apply"]
+    yield f"| parameters | moments | rounding | average | {' | '.join(f'`{name}`' for name in columns)} |"
+    yield "|---" * (4 + len(columns)) + "|"
+    for way in dict.fromkeys(key[1] for key in kept):
+        words = [["f32", "bf16"][way[0]], ["f32", "bf16"][way[1]], ["nearest", "by chance"][way[2]], ["no", "yes"][way[3]]]
+        if way[0] + way[1] == 0:
+            words[2] = "none"
+        figures = {}
+        for (variant, key_way, architecture), kernels in kept.items():
+            if key_way == way and architecture == ONE and "kappa: false" not in variant and "power: true" not in variant:
+                for name, (registers, *_) in kernels.items():
+                    figures.setdefault(name, []).append(registers)
+        cells = [span_of_norms(figures[name]) for name in columns]
+        yield f"| {' | '.join(words + cells)} |"
+    rest = [kernels[name][0] for (variant, way, architecture), kernels in kept.items() if variant in EVERYWHERE
+            and architecture != ONE for name in kernels if Kernel.ALL[name].sweep]
+    others = ", ".join(str(a) for a in known if a != ONE)
+    yield f"\n`adam`, and FAdam's sweeps with κ, on sm_{others}: {span(rest)} registers."
+
+
+def span_of_norms(registers):
+    return " / ".join(map(str, registers))
+
+
+def tables(results, kept, tools, shown, others, missing):
     yield f"NVRTC {tools.version}, `{' '.join(Library().options)}`."
     if missing:
         yield f"Left out, as this NVRTC does not know them: {', '.join(f'sm_{a}' for a in missing)}."
@@ -342,6 +411,7 @@ def tables(results, tools, shown, others, missing):
                f"{span([occupancy(e.registers, a) for e, a in rest])} %.")
         if file == "adam.cu":
             yield from beside(results["adam.cu", "adam", ""])
+    yield from ways(kept, sorted(shown + others))
     yield "\n### Between the sweeps\n"
     yield f"| kernel | variant | registers, sm_{order} | shared memory, bytes |"
     yield "|---|---|---|---|"
@@ -387,6 +457,7 @@ def main():
 
     def work(job):
         (variant, words, file, definitions), architecture = job
+        definitions = definitions + kept_definitions(F32)
         options = [f"--gpu-architecture=sm_{architecture}", *(f"-D{d}" for d in definitions), *library.options]
         ptx, cubin = tools.compile(file, options)
         usage, sass = tools.disassemble(cubin)
@@ -402,17 +473,36 @@ def main():
                 results.setdefault((file, name, words), {})[architecture] = entry
                 where = f"{name} ({words or 'plain'}), sm_{architecture}: "
                 failures += [where + failure for failure in entry.failures("power: true" in variant)]
+    def compile_kept(job):
+        (variant, words, file, definitions), way, architecture = job
+        definitions = definitions + kept_definitions(way)
+        options = [f"--gpu-architecture=sm_{architecture}", *(f"-D{d}" for d in definitions), *library.options]
+        ptx, cubin = tools.compile(file, options)
+        return ptx, resources(tools.disassemble(cubin, tools.usage)[0])
+
+    kept = {}
+    optimizers = [variant for variant in VARIANTS if variant[2] not in ("norm.cu", "fisher.cu")]
+    jobs = [(variant, way, architecture) for way in kept_ways() for variant in optimizers for architecture in known
+            if architecture == ONE or variant[0] in EVERYWHERE]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for (variant, way, architecture), (ptx, kernels) in zip(jobs, pool.map(compile_kept, jobs)):
+            kept[variant[0], way, architecture] = kernels
+            where = f"{variant[0]} with {', '.join(kept_definitions(way))}, sm_{architecture}: "
+            failures += [f"{where}{name}: {stack} bytes of stack, {local} of local memory"
+                         for name, (_, stack, _, local) in kernels.items() if stack or local]
+            failures += [where + failure for failure in not_rounded_by_name(ptx, "power: true" in variant[0])]
     order = {name: at for at, name in enumerate(name for variant in VARIANTS for name in library.entries(variant[0]))}
     results = dict(sorted(results.items(), key=lambda item: order[item[0][1]]))
     for failure in failures:
         print(failure)
     print(f"NVRTC {tools.version}: {len(VARIANTS)} variants for sm_{', '.join(map(str, known))}: "
-          f"{sum(map(len, results.values()))} kernels, {len(failures)} failures"
+          f"{sum(map(len, results.values()))} kernels, and {len(kept)} ways to keep bf16 and averages, "
+          f"{len(failures)} failures"
           + "".join(f"; sm_{a} not known to it" for a in missing))
     if failures:
         sys.exit(1)
     shown, others = ([a for a in some if a in known] for some in (SHOWN, OTHERS))
-    text = document(tables(results, tools, shown, others, missing))
+    text = document(tables(results, kept, tools, shown, others, missing))
     if arguments.write:
         DOCUMENT.write_text(text)
     elif text != DOCUMENT.read_text():

@@ -21,6 +21,14 @@
 // FADAM_EMA              each parameter has an exponential moving average
 #define FADAM_NARROW (FADAM_BF16_PARAMETERS || FADAM_BF16_MOMENTS)
 
+// Of a sweep's block. With bf16 the assembler would spill a register, once a chunk, to get below a step of occupancy; told
+// that one block at a time is enough, it does not. Of f32 alone it finds the fewest registers untold.
+#if FADAM_NARROW
+#define FADAM_SWEEP_BOUNDS __launch_bounds__(FADAM_SWEEP_THREADS, 1)
+#else
+#define FADAM_SWEEP_BOUNDS __launch_bounds__(FADAM_SWEEP_THREADS)
+#endif
+
 #if FADAM_BF16_MOMENTS
 typedef unsigned short Moment;
 #else

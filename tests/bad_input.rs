@@ -6,7 +6,10 @@
 mod common;
 
 use common::{Model, algorithms, noise};
-use fadam::{Adam, Device, Error, Group, NonFinite, Optimizer, Simd, Tensor, TensorMut, Update};
+use fadam::{
+    Adam, Device, Dtype, Error, Group, Master, NonFinite, Optimizer, Rounding, Simd, Tensor, TensorMut,
+    Update,
+};
 use half::bf16;
 
 /// A model of three parameters, "p0" of 8, "p1" of 8 and "p2" of 3 elements, with a step behind it.
@@ -46,7 +49,7 @@ fn a_name_is_registered_once() {
     assert!(matches!(&error, Error::DuplicateName { name } if name == "p1"));
     assert_says(&error, &["`p1`", "already"]);
     let group = model.optimizer.add_group(Group::default()).unwrap();
-    let error = refused(&mut model, |m| m.optimizer.register_in(group, "p1", 8, fadam::Dtype::F32).map(drop));
+    let error = refused(&mut model, |m| m.optimizer.register_in(group, "p1", 8, Dtype::F32).map(drop));
     assert!(matches!(&error, Error::DuplicateName { name } if name == "p1"));
     assert_eq!(model.optimizer.parameter("p1"), Some(model.ids[1]));
 }
@@ -65,7 +68,7 @@ fn ids_of_another_optimizer_are_refused() {
     let foreign = other.ids[1];
     let group = other.optimizer.add_group(Group::default()).unwrap();
     type Attempt = fn(&mut Model, fadam::ParameterId) -> Result<(), Error>;
-    let attempts: [Attempt; 4] = [
+    let attempts: [Attempt; 5] = [
         |m, id| {
             let g = [1.0_f32; 8];
             let [p, q, _] = &mut m.parameters[..] else { unreachable!() };
@@ -74,14 +77,14 @@ fn ids_of_another_optimizer_are_refused() {
         |m, id| m.optimizer.state(id).map(drop),
         |m, id| m.optimizer.norms_of(id).map(drop),
         |m, id| m.optimizer.name(id).map(drop),
+        |m, id| m.optimizer.reset_master(id),
     ];
     for attempt in attempts {
         let error = refused(&mut model, |m| attempt(m, foreign));
         assert!(matches!(error, Error::UnknownParameter { index: 1 }));
         assert_says(&error, &["1", "does not belong"]);
     }
-    let error =
-        refused(&mut model, |m| m.optimizer.register_in(group, "new", 1, fadam::Dtype::F32).map(drop));
+    let error = refused(&mut model, |m| m.optimizer.register_in(group, "new", 1, Dtype::F32).map(drop));
     assert!(matches!(error, Error::UnknownGroup { index: 1 }), "{error:?}");
     assert_says(&error, &["group", "1", "does not belong"]);
     let error = refused(&mut model, |m| m.optimizer.set_group_learning_rate(group, 1.0));
@@ -159,8 +162,54 @@ fn lengths_must_be_the_registered_ones() {
     }
 }
 
+/// The other way round; and a bf16 view of f32 memory would pass the check of lengths.
 #[test]
-fn a_bf16_parameter_is_refused_and_not_stepped_wrongly() {
+fn an_f32_parameter_is_refused_where_bf16_is_registered() {
+    let mut model = Model::bf16(Optimizer::builder(Adam::adamw()), &[&[1.0; 8], &[2.0; 8]]);
+    model.step(&[&[1.0; 8], &[1.0; 8]]);
+    let mut parameter = [1.0_f32; 8];
+    let error = refused(&mut model, |m| {
+        let g = [bf16::ONE; 8];
+        m.optimizer.step(&mut [Update::new(m.ids[1], &mut parameter, &g)])
+    });
+    match &error {
+        Error::Dtype { name, role, expected, found } => {
+            assert_eq!((name.as_str(), *role, *expected, found.as_str()), ("p1", "parameter", "bf16", "f32"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_says(&error, &["`p1`", "parameter", "f32", "bf16"]);
+    assert_eq!(parameter, [1.0; 8]);
+}
+
+#[test]
+fn a_rounding_where_nothing_is_rounded_is_refused() {
+    for rounding in [Rounding::Nearest, Rounding::Stochastic] {
+        for master in [Master::F32, Master::Remainder] {
+            let builder = || Optimizer::builder(Adam::default()).master(master).rounding(rounding);
+            let error = builder().build().unwrap_err();
+            assert!(matches!(error, Error::Options { .. }), "{error:?}");
+            assert_says(&error, &["rounding", "no effect", "master"]);
+            builder().moments(Dtype::Bf16).build().unwrap();
+            builder().master(Master::None).build().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_decay_of_an_average_has_its_domain() {
+    for decay in [-0.1, 1.0, 1.5, f64::NAN, f64::INFINITY] {
+        let error = Optimizer::builder(Adam::default()).ema(decay).build().unwrap_err();
+        assert!(matches!(error, Error::Hyperparameter { .. }), "{error:?}");
+        assert_says(&error, &["ema", "[0, 1)", &decay.to_string()]);
+    }
+    for decay in [0.0, -0.0, 0.5, 1.0 - f64::EPSILON] {
+        Optimizer::builder(Adam::default()).ema(decay).build().unwrap();
+    }
+}
+
+#[test]
+fn a_bf16_parameter_is_refused_where_f32_is_registered() {
     let mut model = model();
     let mut parameter = [bf16::ONE; 8];
     let error = refused(&mut model, |m| {
@@ -314,6 +363,21 @@ fn neighbours_in_memory_and_shared_gradients_are_fine() {
         for (i, offset) in parameters.into_iter().enumerate() {
             assert_eq!(views.memory[offset / 2..][..8], expected.parameters[i]);
         }
+    }
+}
+
+#[test]
+fn bf16_parameters_are_two_bytes_an_element() {
+    for (second, overlaps) in [(8, false), (7, true)] {
+        let mut model = Model::bf16(Optimizer::builder(Adam::default()), &[&[1.0; 8], &[1.0; 8]]);
+        let (mut memory, gradient) = ([bf16::ONE; 16], [1.0_f32; 8]);
+        let start = memory.as_mut_ptr();
+        // SAFETY: within the memory, which outlives the step; the views may overlap.
+        let [p, q] = [0, second].map(|at| unsafe { TensorMut::from_raw_parts(start.add(at), 8) });
+        let mut updates = [Update::new(model.ids[0], p, &gradient), Update::new(model.ids[1], q, &gradient)];
+        let result = model.optimizer.step(&mut updates);
+        assert_eq!(matches!(result, Err(Error::Aliased { .. })), overlaps, "{result:?}");
+        assert_eq!(memory.iter().filter(|&&p| p != bf16::ONE).count(), 0); // 1e-3 is within half a step of bf16
     }
 }
 

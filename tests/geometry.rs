@@ -91,7 +91,7 @@ fn tensors_are_added_in_the_order_of_registration() {
             let builder = Optimizer::builder(Adam::default()).simd(simd).norms(true).non_finite(policy);
             let mut model = Model::built(builder, &parameters);
             model.optimizer.set_grad_scale(2.0).unwrap(); // exact: halves all that follows
-            let Model { optimizer, ids, parameters } = &mut model;
+            let Model { optimizer, ids, parameters, .. } = &mut model;
             let mut updates: Vec<Update<'_>> = parameters
                 .iter_mut()
                 .zip(ids.iter())

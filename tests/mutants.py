@@ -4,7 +4,7 @@
 Each mutant replaces one piece of text, which must occur exactly once, in a copy of the tree under target/mutants, and
 runs the tests that compare values and refusals. Exits with 1 if a mutant survives, does not compile, or no longer applies.
 
-    python3 tests/mutants.py            all, about two seconds each
+    python3 tests/mutants.py            all, some seconds each
     python3 tests/mutants.py M1 fold    those whose name contains one of the words
 
 Mutants of the CUDA path, "cuda ...", and of state files, "state ...", are noticed on a GPU, real or emulated:
@@ -23,7 +23,7 @@ WORK = ROOT / "target" / "mutants"
 TREE = WORK / "tree"
 PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "docs", "examples", "benches", "tests"]
 # The quick ones first: cargo stops at the first that fails.
-TESTS = ["bad_input", "edge_cases", "geometry", "speculation", "lost", "no_alloc", "schedule", "loss_scale",
+TESTS = ["lib", "bad_input", "edge_cases", "geometry", "speculation", "lost", "bf16", "no_alloc", "schedule", "loss_scale",
          "accumulate", "properties", "oracle"]
 STATE_TESTS = ["state_mismatch", "state_files", "state_hostile", "cuda_state", "state"]
 CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
@@ -33,6 +33,8 @@ MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "ad
 SCALARS, ADAM_S, FADAM_S, FISHER_S = (f"src/algorithm/{name}.rs" for name in ("mod", "adam", "fadam", "fisher_adam"))
 STEP, NORM, SIMD, KERNEL, OPTIMIZER = (
     "src/cpu/step.rs", "src/cpu/norm.rs", "src/cpu/simd/mod.rs", "src/cpu/kernel.rs", "src/optimizer.rs")
+CPU, STAGE, STORAGE, SCALAR, AVX2 = (
+    "src/cpu/mod.rs", "src/cpu/stage.rs", "src/storage.rs", "src/cpu/simd/scalar.rs", "src/cpu/simd/avx2.rs")
 SCHEDULE, LOSS_SCALE, SUM, ACCUMULATE = (
     "src/schedule.rs", "src/loss_scale.rs", "src/cpu/accumulate.rs", "src/accumulate.rs")
 
@@ -164,11 +166,10 @@ MUTANTS = [
     ("skip counts as a step", STEP, "self.report.skipped = true;",
      "self.report.skipped = true; for t in &self.tasks { self.parameters[t.index].progress.step += 1; }"),
     ("steps not counted", STEP, "self.parameters[task.index].progress = task.progress;", ""),
-    ("last chunk is whole", STEP, "(self.tensor.len - start).min(CHUNK)",
-     "(self.tensor.len - start).min(CHUNK) / 2 * 2"),
+    ("last chunk is whole", KERNEL, "len: (self.len - start).min(len),", "len: (self.len - start).min(len) / 2 * 2,"),
     ("kappa of the form", OPTIMIZER, "kappa >= 0.5 *", "kappa > 0.5 *"),
-    ("form without the groups", OPTIMIZER, "seldom && self.groups.iter().all(|(_, hyper)| hyper.bounds_update())",
-     "seldom && self.groups[0].1.bounds_update()"),
+    ("form without the groups", OPTIMIZER, "exact && self.groups.iter().all(|(_, hyper)| hyper.bounds_update())",
+     "exact && self.groups[0].1.bounds_update()"),
     ("first bad is the last", STEP, "pass.non_finite.get_or_insert(task.index);",
      "pass.non_finite = Some(task.index);"),
     # Sums
@@ -183,7 +184,7 @@ MUTANTS = [
      "tasks.iter().rev().map(|task| fold(task, partials)).sum()"),
     # Refusals, and what a step promises besides values
     ("refuse: lengths", OPTIMIZER, "if found != *len {", "if found < *len {"),
-    ("refuse: types", OPTIMIZER, "if parameter.dtype != Dtype::F32 {", "if parameter.dtype == Dtype::F32 {"),
+    ("refuse: types", OPTIMIZER, "if parameter.dtype != *dtype {", "if parameter.dtype == *dtype {"),
     ("refuse: repeated", OPTIMIZER, "|pair| pair[0].index == pair[1].index", "|pair| pair[0].index > pair[1].index"),
     ("refuse: neighbours", OPTIMIZER, "before.end > span.start", "before.end >= span.start"),
     ("refuse: overlap by one", OPTIMIZER, "before.end > span.start", "before.end > span.start + 4"),
@@ -201,7 +202,80 @@ MUTANTS = [
     ("a step allocates", OPTIMIZER, "self.spans.clear();", "self.spans = Vec::new();"),
     ("learning rate comes late", OPTIMIZER, "*hyper = algorithm.resolve(group)?;",
      "let _ = (hyper, algorithm.resolve(group)?);"),
-    ("last row left out", KERNEL, "if rest > 0 {", "if rest > 1 {"),
+    ("last row left out", KERNEL, "if rows * LANES < chunk.len {", "if rows * LANES + 1 < chunk.len {"),
+    # bf16 and the average
+    ("bf16 master begins with zeros", STEP, "has_master: !starts,", "has_master: true,"),
+    ("bf16 master begins anew", STEP, "has_master: !starts,", "has_master: false,"),
+    ("bf16 master begins anew in a correction", STEP, "*has_master = true;", "let _ = has_master;"),
+    ("bf16 master in place before it begins", STAGE, "let in_place = whole && has_master;", "let in_place = whole;"),
+    ("bf16 master not written where it begins", STAGE, "                    if !in_place {\n", "                    if !whole {\n"),
+    ("bf16 value of a master cut off", STAGE,
+     "narrow(isa, Round::Nearest, from, value, part.len);", "narrow(isa, Round::No, from, value, part.len);"),
+    ("bf16 value without a master cut off", STAGE,
+     "stochastic.unwrap_or(Round::Nearest)", "stochastic.unwrap_or(Round::No)"),
+    ("bf16 remainder forgotten", STAGE, "join(isa, value, array, part.len, &mut self.parameter);",
+     "{ let _ = array; widen(isa, value, part.len, &mut self.parameter) };"),
+    ("bf16 moments not kept", STAGE, "array.is_null() || K::MOMENTS[i] != Use::Writes", "array.is_null() || i == 1"),
+    ("bf16 average's short row not kept", STAGE, "if !whole && !part.ema.is_null() {\n                unpad",
+     "if whole && !part.ema.is_null() {\n                unpad"),
+    ("bf16 reset ignored", CPU, "self.parameters[index].progress.start = 0;", "let _ = index;"),
+    ("bf16 state of a master that has not begun", CPU, "let begun = progress.start != 0;", "let begun = true;"),
+    ("bf16 m as computed, adam", ADAM, "(M::round::<S>(m, at.exp_avg_random), M", "(m, M"),
+    ("bf16 v as computed, adam", ADAM, "M::round::<S>(v, at.exp_avg_sq_random)", "v"),
+    ("bf16 m as computed, fadam", FADAM, "(g, M::round::<S>(m, at.exp_avg_random), M", "(g, m, M"),
+    ("bf16 s as computed, fadam", FADAM, "M::round::<S>(s, at.exp_avg_sq_random)", "s"),
+    ("bf16 f as computed, fisher", FISHER, "f = M::round::<S>(f, at.exp_avg_sq_random);", ""),
+    ("bf16 m as computed, fisher", FISHER, "let m = unsafe { M::round::<S>(m, at.exp_avg_random) };", ""),
+    ("bf16 moments to nearest", STAGE, "let moments = M::DTYPE == Dtype::Bf16;", "let moments = M::DTYPE == Dtype::F32;"),
+    ("bf16 nearest by chance", STEP, "(storage.rounding == Rounding::Stochastic)", "(storage.rounding != Rounding::Nearest || true)"),
+    ("bf16 parameter drawn as m", STAGE, "[FADAM_RANDOM_PARAMETER, FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ]",
+     "[FADAM_RANDOM_PARAMETER + FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ]"),
+    ("bf16 v drawn as m", STAGE, "FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ];",
+     "FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG + 0 * FADAM_RANDOM_EXP_AVG_SQ];"),
+    ("bf16 draws of the rows before", STAGE, "part.start.is_multiple_of(RANDOM)", "part.start.is_multiple_of(2 * RANDOM)"),
+    ("bf16 rows share draws", STAGE, "[start % RANDOM..]", "[start % RANDOM * 0..]"),
+    ("bf16 draw of a row", STAGE, "start as u64 / u64::from(FADAM_RANDOM_BLOCK)", "(start as u64 / u64::from(FADAM_RANDOM_BLOCK)) % 512"),
+    ("bf16 draw of 32-bit elements", STAGE, "(block >> 32) as u32, self.step,", "0, self.step,"),
+    ("bf16 draw of 32-bit seeds", STAGE, "(self.seed >> 32) as u32", "0"),
+    ("bf16 draw whatever the step", STEP, "Random::new(storage.seed, progress.step + 1, job.index)",
+     "Random::new(storage.seed, 1, job.index)"),
+    ("bf16 draw by the step of all", STEP, "Random::new(storage.seed, progress.step + 1, job.index)",
+     "Random::new(storage.seed, self.report.step, job.index)"),
+    ("bf16 draw whatever the tensor", STEP, "Random::new(storage.seed, progress.step + 1, job.index)",
+     "Random::new(storage.seed, progress.step + 1, 0)"),
+    ("bf16 rows of draws", SCALAR, "c0.wrapping_add(block)", "c0 + 0 * block"),
+    ("bf16 ties away", SCALAR, "bits + 0x7fff + (bits >> 16 & 1)", "bits + 0x8000"),
+    ("bf16 NaN becomes infinity", SCALAR, "bits | QUIET } else { bits + 0x7fff", "bits } else { bits + 0x7fff"),
+    ("bf16 infinity drawn for", SCALAR, "bits & EXPONENT == EXPONENT", "bits & EXPONENT == 1 + EXPONENT"),
+    ("bf16 split to even", SCALAR, "(bits + 0x8000, bits as u16)", "(bits + 0x7fff + (bits >> 16 & 1), bits as u16)"),
+    ("bf16 remainder of a NaN", SCALAR, "(bits | QUIET, 0)", "(bits | QUIET, bits as u16)"),
+    ("bf16 remainder without a sign", SCALAR, ".wrapping_add_signed((remainder as i16).into())", ".wrapping_add(remainder.into())"),
+    ("bf16 ties away, avx2", AVX2, "_mm256_set1_epi32(0x7fff)), odd)", "_mm256_set1_epi32(0x8000)), _mm256_sub_epi32(odd, odd))"),
+    ("bf16 infinity drawn for, avx2", AVX2, "_mm256_andnot_si256(special, random)",
+     "_mm256_or_si256(_mm256_andnot_si256(special, random), random)"),
+    ("bf16 remainder without a sign, avx2", AVX2, "_mm256_cvtepi16_epi32(", "_mm256_cvtepu16_epi32("),
+    ("bf16 draw of the other half, avx2", AVX2, "setr_epi32(i, 0, 0, 0, i + 1, 0, 0, 0)", "setr_epi32(i + 1, 0, 0, 0, i, 0, 0, 0)"),
+    ("philox rounds", SIMD, "const ROUNDS: usize = 10;", "const ROUNDS: usize = 9;"),
+    ("philox keys", SIMD, "key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];",
+     "key = [key[0].wrapping_add(WEYL[1]), key[1].wrapping_add(WEYL[0])];"),
+    ("bf16 speculates without a master", OPTIMIZER, "!self.parameters.iter().any(has_no_master)",
+     "(true || self.parameters.iter().any(has_no_master))"),
+    ("bf16 speculates on bf16 moments", OPTIMIZER, "self.storage.moments == Dtype::F32 && !self", "!self"),
+    ("ema begins with zeros", MOMENTS, "let ema = if self.starts { next } else {", "let ema = {"),
+    ("ema begins anew", STEP, "weight: storage.ema_weight(), starts }", "weight: storage.ema_weight(), starts: starts || true }"),
+    ("ema weighs the old", STORAGE, "(1.0 - decay) as f32", "decay as f32"),
+    ("ema not corrected", MOMENTS, ".mul_add(next - before, isa.load(at.ema));", ".mul_add(next - next, { let _ = before; isa.load(at.ema) });"),
+    ("ema corrected towards the parameter", MOMENTS, ".mul_add(next - before, isa.load(at.ema));",
+     ".mul_add(next - isa.load(at.ema), { let _ = before; isa.load(at.ema) });"),
+    ("ema corrected where it begins", MOMENTS, "if self.starts { next } else { moved }.store", "moved.store"),
+    ("ema of the old, fadam's second sweep", FADAM, "self.ema.update(isa, &at, next);\n        }\n        if NORMS {\n            sums[2]",
+     "self.ema.update(isa, &at, p);\n        }\n        if NORMS {\n            sums[2]"),
+    ("ema of the old, fisher", FISHER, "ema.update(isa, &at, next);", "ema.update(isa, &at, p);"),
+    ("refuse: a rounding without effect", OPTIMIZER, "self.rounding.is_some() && !storage.rounds()",
+     "self.rounding.is_some() && !storage.rounds() && storage.ema.is_some()"),
+    ("refuse: an average that never moves", OPTIMIZER, "(0.0..1.0).contains(&decay)", "(0.0..=1.0).contains(&decay)"),
+    ("refuse: bf16 parameters' spans", OPTIMIZER, "span(job.parameter, job.parameter_dtype, true)",
+     "span(job.parameter, Dtype::F32, true)"),
     # The schedule
     ("schedule: warm-up", SCHEDULE, "return step as f64 /", "return (step + 1) as f64 /"),
     ("schedule: no end", SCHEDULE, "let step = step.min(self.steps());", ""),
@@ -234,7 +308,7 @@ MUTANTS = [
     ("loss scale: skips do not count", STEP, "self.move_on(policy, false);", ""),
     ("loss scale: starts at 1", OPTIMIZER, "Counters { loss_scale: init_scale,", "Counters { loss_scale: init_scale / init_scale,"),
     ("loss scale: refuse: unchecked", OPTIMIZER, "let checked = self.non_finite != NonFinite::Propagate;", "let checked = true;"),
-    ("loss scale: refuse: out of range", LOSS_SCALE, "check(range.contains(&init_scale),", "check(!range.is_empty(),"),
+    ("loss scale: refuse: out of range", LOSS_SCALE, "check(Self::RANGE.contains(&init_scale),", "check(!Self::RANGE.is_empty(),"),
     ("loss scale: refuse: no growth", LOSS_SCALE, "check(growth_factor > 1.0,", "check(growth_factor >= 1.0,"),
     ("loss scale: refuse: no backoff", LOSS_SCALE, "check(backoff_factor < 1.0,", "check(backoff_factor <= 1.0,"),
     ("loss scale: refuse: no interval", LOSS_SCALE, "check(growth_interval > 0,", "check(true,"),
@@ -250,8 +324,9 @@ MUTANTS = [
     ("accumulate: refuse: who is named", ACCUMULATE, "if other.written {", "if victim.written {"),
 ]
 
-SWEEP, FINALIZE, NORM_CU, ADAM_CU, FADAM_CU, FISHER_CU = (
-    f"kernels/{name}" for name in ("sweep.cuh", "finalize.cuh", "norm.cu", "adam.cu", "fadam.cu", "fisher_adam.cu"))
+ELEMENT, SWEEP, FINALIZE, NORM_CU, ADAM_CU, FADAM_CU, FISHER_CU = (
+    f"kernels/{name}" for name in (
+        "element.cuh", "sweep.cuh", "finalize.cuh", "norm.cu", "adam.cu", "fadam.cu", "fisher_adam.cu"))
 CUDA, TABLE, LAUNCH, BUFFER, TENSOR, CUDA_SUM = (
     f"src/cuda/{name}.rs" for name in ("mod", "table", "step", "buffer", "tensor", "accumulate"))
 SUM_CU = "kernels/accumulate.cu"
@@ -279,8 +354,8 @@ CUDA_MUTANTS = [
     ("cuda bounds: of a store", SWEEP, "if (k < rest) store_f32(", "store_f32("),
     ("cuda bounds: of a load", SWEEP, "into[k] = k < rest ? load_f32(address + k * sizeof(float)) : 0.0f;",
      "into[k] = load_f32(address + k * sizeof(float));"),
-    ("cuda bounds: of a bf16 load", SWEEP, "into[k] = k < rest ? load_bf16(gradient + k * sizeof(unsigned short)) : 0.0f;",
-     "into[k] = load_bf16(gradient + k * sizeof(unsigned short));"),
+    ("cuda bounds: of a bf16 load", SWEEP, "into[k] = k < rest ? load_u16(address + k * sizeof(unsigned short)) : 0;",
+     "into[k] = load_u16(address + k * sizeof(unsigned short));"),
     ("cuda bounds: of the partials", FINALIZE, "if (i < count) lanes[k]", "lanes[k]"),
     ("cuda bounds: the last element", SWEEP, "chunk.rest = len > share ? len - share : 0;",
      "chunk.rest = len > share + 1 ? len - share : 0;"),
@@ -347,6 +422,30 @@ CUDA_MUTANTS = [
     ("cuda accumulate: refuse: captures", CUDA_SUM, "refuse_capture(&stream)?;", ""),
     ("cuda accumulate: stream of the table", BUFFER, "memcpy_htod_async(buffer.address, values, stream.cu_stream())",
      "memcpy_htod_async(buffer.address, values, std::ptr::null_mut())"),
+    # bf16 and the average
+    ("cuda bounds: of a bf16 store", SWEEP, "if (k < rest) store_u16(", "store_u16("),
+    ("cuda bf16: master before it begins", SWEEP, "chunk.has_master = progress.start != progress.step;", "chunk.has_master = true;"),
+    ("cuda bf16: master begins anew in a correction", FADAM_CU, "        chunk.has_master = true; // since the sweep before\n", ""),
+    ("cuda bf16: remainder not read", SWEEP, "if (parameter_flags & FADAM_TASK_REMAINDER && has_master) load(master, remainder);", ""),
+    ("cuda bf16: master stays behind", SWEEP, "        master += FADAM_LANES * master_size();\n", ""),
+    ("cuda bf16: ties away", ELEMENT, "bits + 0x7fffu + (bits >> 16 & 1u)", "bits + 0x8000u"),
+    ("cuda bf16: infinity drawn for", ELEMENT, "if ((bits & 0x7f800000u) == 0x7f800000u) return", "if (false) return"),
+    ("cuda bf16: split to even", ELEMENT, "(unsigned short)((bits + 0x8000u) >> 16)", "bf16_nearest(x)"),
+    ("cuda bf16: rounds of philox", ELEMENT, "round < 10;", "round < 9;"),
+    ("cuda bf16: neighbours share draws", SWEEP, "second ? random[k / 2 + 2] : random[k / 2]", "random[k / 2]"),
+    ("cuda bf16: a chunk's rows share draws", SWEEP, "        element += FADAM_LANES;\n", ""),
+    ("cuda bf16: draws whatever the tensor", SWEEP, "task.parameter_index << FADAM_RANDOM_PURPOSE_BITS", "0 * task.parameter_index"),
+    ("cuda bf16: m as computed", ADAM_CU, "            chunk.round_moment(FADAM_RANDOM_EXP_AVG, m);\n", ""),
+    ("cuda bf16: m drawn as v", FISHER_CU, "chunk.round_moment(FADAM_RANDOM_EXP_AVG, m)",
+     "chunk.round_moment(FADAM_RANDOM_EXP_AVG_SQ, m)"),
+    ("cuda ema: begins with zeros", SWEEP, "e[k] = starts ? p[k] : ::exp_avg(", "e[k] = ::exp_avg("),
+    ("cuda ema: not corrected", FADAM_CU, "            chunk.correct_ema(e, before, p, args.ema_weight);\n", ""),
+    ("cuda ema: corrected where it begins", SWEEP, "starts ? p[k] : fmaf(weight, p[k] - before[k], e[k])",
+     "fmaf(weight, p[k] - before[k], e[k])"),
+    ("cuda ema: stays behind", SWEEP, "        ema += FADAM_LANES * sizeof(float);\n", ""),
+    ("cuda bf16: rounds before it is asked to", CUDA, "let rounds = master == Master::None || self.kept.bf16_moments;",
+     "let rounds = self.kept.bf16_moments && master == Master::None;"),
+    ("cuda bf16: kernels of before", CUDA, "            self.kept = kept;\n", ""),
     ("cuda lost: forgotten", LAUNCH, "Failure::Midway(driver_error", "Failure::Untouched(driver_error"),
 ]
 
@@ -409,7 +508,7 @@ def run_tests(names):
         "RUSTFLAGS": "",
         "FADAM_REQUIRE_DEVICE": "1",  # of the tests for CUDA alone
     }
-    tests = [argument for test in names for argument in ("--test", test)]
+    tests = [argument for test in names for argument in (["--lib"] if test == "lib" else ["--test", test])]
     command = ["cargo", "test", "-p", "fadam", "-q", *tests]
     options = dict(cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     build = subprocess.run([*command, "--no-run"], **options)

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{algorithms, noise};
-use fadam::{LossScale, NonFinite, Optimizer, Schedule, Tensor, Update};
+use fadam::{Dtype, LossScale, Master, NonFinite, Optimizer, Schedule, Tensor, TensorMut, Update};
 use half::bf16;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,22 +44,30 @@ fn allocations(work: impl FnOnce()) -> usize {
 }
 
 /// Steps over tensors of these lengths; how often any thread allocated in the four after the first.
-fn steps(builder: fadam::Builder, lengths: &[usize]) -> usize {
+fn steps(builder: fadam::Builder, bf16_parameters: bool, lengths: &[usize]) -> usize {
     let mut optimizer = builder.build().unwrap();
-    let parameters: Vec<_> = lengths
+    let values = |i: usize, len: usize| noise(len, i as u64);
+    let mut parameters: Vec<_> = lengths
         .iter()
         .enumerate()
-        .map(|(i, &len)| (optimizer.register(format!("p{i}"), len).unwrap(), noise(len, i as u64)))
+        .map(|(i, &len)| {
+            let id = match bf16_parameters {
+                false => optimizer.register(format!("p{i}"), len),
+                true => optimizer.register_bf16(format!("p{i}"), len),
+            };
+            let narrow: Vec<bf16> = values(i, len).into_iter().map(bf16::from_f32).collect();
+            (id.unwrap(), values(i, len), narrow)
+        })
         .collect();
-    let mut parameters = parameters;
     let wide: Vec<Vec<f32>> = lengths.iter().map(|&len| noise(len, 7)).collect();
     let narrow: Vec<Vec<bf16>> =
         wide.iter().map(|g| g.iter().map(|&g| bf16::from_f32(g)).collect()).collect();
     let mut updates: Vec<Update<'_>> = parameters
         .iter_mut()
         .enumerate()
-        .map(|(i, (id, p))| {
+        .map(|(i, (id, p, q))| {
             let g: Tensor<'_> = if i % 2 == 0 { (&wide[i]).into() } else { (&narrow[i]).into() };
+            let p: TensorMut<'_> = if bf16_parameters { q.into() } else { p.into() };
             Update::new(*id, p, g)
         })
         .collect();
@@ -86,15 +94,24 @@ fn a_step_allocates_nothing() {
         for norms in [false, true] {
             for policy in [NonFinite::Skip, NonFinite::Propagate] {
                 let builder = || Optimizer::builder(algorithm).norms(norms).non_finite(policy);
-                assert_eq!(steps(builder(), &[7, 0, 300, 5000]), 0, "{algorithm:?}");
-                assert_eq!(steps(builder().max_grad_norm(0.1), &[7, 0, 300]), 0, "{algorithm:?}");
-                let large = || steps(builder().max_grad_norm(0.1), &[70_000, 3, 40_000, 4096]);
+                assert_eq!(steps(builder(), false, &[7, 0, 300, 5000]), 0, "{algorithm:?}");
+                assert_eq!(steps(builder().max_grad_norm(0.1), false, &[7, 0, 300]), 0, "{algorithm:?}");
+                let large = || steps(builder().max_grad_norm(0.1), false, &[70_000, 3, 40_000, 4096]);
                 assert_eq!(pool.install(large), 0, "{algorithm:?} in a pool");
                 if policy == NonFinite::Skip {
                     let adapting =
                         builder().schedule(Schedule::cosine(1, 9, 0.1)).loss_scale(LossScale::default());
-                    assert_eq!(steps(adapting, &[7, 0, 300]), 0, "{algorithm:?}, scheduled");
+                    assert_eq!(steps(adapting, false, &[7, 0, 300]), 0, "{algorithm:?}, scheduled");
                 }
+                for master in [Master::F32, Master::Remainder, Master::None] {
+                    for moments in [Dtype::F32, Dtype::Bf16] {
+                        let builder = || builder().master(master).moments(moments).ema(0.9);
+                        let what = format!("{algorithm:?}, {master:?}, {moments} moments");
+                        assert_eq!(steps(builder(), true, &[7, 0, 300, 5000]), 0, "{what}");
+                    }
+                }
+                let large = || steps(builder().master(Master::None).moments(Dtype::Bf16), true, &[70_000, 3]);
+                assert_eq!(pool.install(large), 0, "{algorithm:?} in bf16 in a pool");
             }
         }
     }

@@ -10,12 +10,14 @@
 #[path = "common/bounds.rs"]
 mod bounds;
 mod common;
+#[path = "common/ema.rs"]
+mod ema;
 mod reference;
 #[path = "common/rounded.rs"]
 mod rounded;
 
-use common::{Gradient, Model, noise, random};
-use fadam::{Adam, Algorithm, Decay, Dtype, Error, FAdam, FisherAdam, Group, NonFinite, Optimizer};
+use common::{Gradient, Model, bits, noise, random};
+use fadam::{Adam, Algorithm, Decay, Dtype, Error, FAdam, FisherAdam, Group, Master, NonFinite, Optimizer};
 use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -32,6 +34,9 @@ struct Case {
     grad_scale: f64,
     policy: NonFinite,
     norms: bool,
+    /// Every second pair of parameters is bf16 with this master: θ is then the master, and as exact as an f32 one.
+    master: Option<Master>,
+    ema: Option<f64>,
     steps: u32,
     seed: u64,
 }
@@ -120,11 +125,17 @@ fn case(
             grad_scale.clone(),
             policy.clone(),
             any::<bool>(),
-            1..5_u32,
-            any::<u64>(),
+            select(vec![None, None, Some(Master::F32), Some(Master::Remainder)]),
+            select(vec![None, None, Some(0.0), Some(0.9), Some(0.9999)]),
+            (1..5_u32, any::<u64>()),
         );
         (algorithm(lengths.iter().sum()), group(), Just(lengths), rest).prop_map(
-            |(algorithm, group, lengths, (max_grad_norm, grad_scale, policy, norms, steps, seed))| Case {
+            |(
+                algorithm,
+                group,
+                lengths,
+                (max_grad_norm, grad_scale, policy, norms, master, ema, (steps, seed)),
+            )| Case {
                 algorithm,
                 group,
                 lengths,
@@ -132,6 +143,8 @@ fn case(
                 grad_scale,
                 policy,
                 norms,
+                master,
+                ema,
                 steps,
                 seed,
             },
@@ -205,6 +218,14 @@ fn gradient(len: usize, rng: &mut u64) -> Gradient {
     }
 }
 
+/// To nearest: ties to even beside a whole master, away from zero where its low half is kept.
+fn rounded_to_bf16(x: f32, master: Master) -> f32 {
+    match master {
+        Master::Remainder if !x.is_nan() => f32::from_bits((x.to_bits() + 0x8000) & 0xffff_0000),
+        _ => bf16::from_f32(x).to_f32(),
+    }
+}
+
 /// How many elements were compared, and about how many nothing could be said.
 #[derive(Default)]
 struct Tally {
@@ -251,19 +272,29 @@ fn check(case: &Case, tally: &Tally) -> Result<(), TestCaseError> {
     if let Some(max) = case.max_grad_norm {
         builder = builder.max_grad_norm(max);
     }
+    if let Some(master) = case.master {
+        builder = builder.master(master);
+    }
+    if let Some(decay) = case.ema {
+        builder = builder.ema(decay);
+    }
     let mut model = Model::built(builder, &[]);
     model.optimizer.set_grad_scale(case.grad_scale).unwrap();
     let group = model.optimizer.add_group(case.group).unwrap();
     let mut parameters = Vec::new();
     for (i, &len) in case.lengths.iter().enumerate() {
         let name = format!("p{i}");
-        let (id, hyper) = match i % 2 {
-            0 => (model.optimizer.register(name, len), &Group::default()),
-            _ => (model.optimizer.register_in(group, name, len, Dtype::F32), &case.group),
+        let bf16 = case.master.is_some() && i / 2 % 2 == 0;
+        let dtype = if bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        let (id, hyper) = match (i % 2, dtype) {
+            (0, Dtype::F32) => (model.optimizer.register(name, len), &Group::default()),
+            (0, _) => (model.optimizer.register_bf16(name, len), &Group::default()),
+            _ => (model.optimizer.register_in(group, name, len, dtype), &case.group),
         };
-        model.ids.push(id.unwrap());
         let scale = [1.0, 1e-2, 100.0][(random(&mut rng) % 3) as usize];
-        model.parameters.push(noise(len, random(&mut rng)).iter().map(|p| p * scale).collect());
+        let value = |p: f32| if bf16 { bf16::from_f32(p).to_f32() } else { p };
+        let values = noise(len, random(&mut rng)).iter().map(|p| value(p * scale)).collect();
+        model.add(id.unwrap(), dtype, values);
         parameters.push(reference::Parameter::new(transcribed(&case.algorithm, hyper), vec![0.0; len]));
     }
     let policy = reference::Policy {
@@ -287,7 +318,7 @@ fn check(case: &Case, tally: &Tally) -> Result<(), TestCaseError> {
         for (i, p) in parameters.iter_mut().enumerate() {
             let state = model.state(i);
             let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-            p.theta = wide(&model.parameters[i]);
+            p.theta = wide(&model.theta(i));
             p.m = wide(&state.exp_avg);
             p.v = wide(&state.exp_avg_sq);
             p.v_max = state.max_exp_avg_sq.map_or_else(|| vec![0.0; p.theta.len()], |x| wide(&x));
@@ -301,6 +332,8 @@ fn check(case: &Case, tally: &Tally) -> Result<(), TestCaseError> {
             }
         }
         let before = parameters.clone();
+        let averages: Vec<Vec<f32>> =
+            (0..parameters.len()).map(|i| model.state(i).ema.unwrap_or_default()).collect();
         let untouched = model.snapshot();
         let wide: Vec<Option<Vec<f64>>> =
             gradients.iter().map(|g| g.as_ref().map(Gradient::to_f64)).collect();
@@ -336,10 +369,12 @@ fn check(case: &Case, tally: &Tally) -> Result<(), TestCaseError> {
         }
         for (i, (p, bound)) in parameters.iter().zip(&bounds.parameters).enumerate() {
             let state = model.state(i);
+            let theta = model.theta(i);
             let Some(bound) = bound else {
                 let same = |found: &[f32], p: &[f64]| found.iter().zip(p).all(|(&f, &p)| f64::from(f) == p);
-                prop_assert!(same(&model.parameters[i], &p.theta), "took no part, but moved");
+                prop_assert!(same(&theta, &p.theta), "took no part, but moved");
                 prop_assert!(same(&state.exp_avg, &p.m) && same(&state.exp_avg_sq, &p.v));
+                prop_assert_eq!(bits(&state.ema.unwrap_or_default()), bits(&averages[i]));
                 continue;
             };
             tally.compare_all(&format!("p{i} exp_avg"), &state.exp_avg, &p.m, &bound.m)?;
@@ -347,7 +382,15 @@ fn check(case: &Case, tally: &Tally) -> Result<(), TestCaseError> {
             if let Some(v_max) = &state.max_exp_avg_sq {
                 tally.compare_all(&format!("p{i} max_exp_avg_sq"), v_max, &p.v_max, &bound.v_max)?;
             }
-            tally.compare_all(&format!("p{i}"), &model.parameters[i], &p.theta, &bound.theta)?;
+            tally.compare_all(&format!("p{i}"), &theta, &p.theta, &bound.theta)?;
+            if model.dtypes[i] == Dtype::Bf16 {
+                let rounded = theta.iter().map(|&theta| rounded_to_bf16(theta, case.master.unwrap()));
+                prop_assert_eq!(bits(&model.parameters[i]), bits(&rounded.collect::<Vec<_>>()));
+            }
+            if let Some(decay) = case.ema {
+                let (expected, error) = ema::after(decay, &before[i], &averages[i], &theta, p);
+                tally.compare_all(&format!("p{i} ema"), &state.ema.unwrap(), &expected, &error)?;
+            }
             let norms = model.optimizer.norms_of(model.ids[i]).unwrap();
             prop_assert_eq!(norms.is_some(), case.norms);
             if let (Some(norms), Some(expected)) = (norms, outcome.norms[i]) {

@@ -143,7 +143,7 @@ proptest! {
         for _ in 0..3 {
             let gradients = gradients(&LENGTHS, &mut rng);
             straight.try_step(&gradients).unwrap();
-            let Model { optimizer, ids, parameters } = &mut shuffled;
+            let Model { optimizer, ids, parameters, .. } = &mut shuffled;
             let mut updates: Vec<Update<'_>> = parameters
                 .iter_mut()
                 .zip(ids.iter())
@@ -178,8 +178,8 @@ proptest! {
         for (i, p) in parameters().into_iter().enumerate() {
             let group = if i % 2 == 0 { spelled_out } else { Group::default() };
             let group = many.optimizer.add_group(group).unwrap();
-            many.ids.push(many.optimizer.register_in(group, format!("p{i}"), p.len(), Dtype::F32).unwrap());
-            many.parameters.push(p);
+            let id = many.optimizer.register_in(group, format!("p{i}"), p.len(), Dtype::F32).unwrap();
+            many.add(id, Dtype::F32, p);
         }
         let mut rng = seed;
         for _ in 0..3 {
@@ -294,8 +294,8 @@ proptest! {
     fn a_groups_own_learning_rate_stays_its_own(algorithm in any_algorithm(), lr in select(vec![0.0, 0.1, 0.3])) {
         let mut model = Model::built(Optimizer::builder(algorithm), &[&noise(40, 1)]);
         let group = model.optimizer.add_group(Group { lr: Some(0.2), ..Group::default() }).unwrap();
-        model.ids.push(model.optimizer.register_in(group, "own", 40, Dtype::F32).unwrap());
-        model.parameters.push(noise(40, 1));
+        let own = model.optimizer.register_in(group, "own", 40, Dtype::F32).unwrap();
+        model.add(own, Dtype::F32, noise(40, 1));
         // Both have the same values and gradients: they differ by the learning rate alone.
         let g = noise(40, 2);
         model.optimizer.set_learning_rate(lr).unwrap();

@@ -25,7 +25,12 @@ fn model(builder: Builder) -> Model {
         optimizer.register_in(group, "é\"\n", 1, fadam::Dtype::F32).unwrap(),
         optimizer.register("empty", 0).unwrap(),
     ];
-    let mut model = Model { optimizer, ids, parameters: vec![vec![1.0, -2.0, 0.5], vec![4.0], vec![]] };
+    let mut model = Model {
+        optimizer,
+        ids,
+        dtypes: vec![fadam::Dtype::F32; 3],
+        parameters: vec![vec![1.0, -2.0, 0.5], vec![4.0], vec![]],
+    };
     let gradients = [Some(vec![0.5_f32, 0.25, -1.0]), None, Some(vec![])];
     model.try_step(&gradients).unwrap();
     let gradients = [None, Some(vec![f32::NAN]), None];

@@ -35,7 +35,7 @@ fn built(builder: Builder, names: &[&str], lengths: &[usize], groups: &[Group]) 
     let ids: Vec<_> = ids.collect();
     let parameters: Vec<_> = lengths.iter().zip(1..).map(|(len, seed)| noise(*len, seed)).collect();
     let mut gradients = parameters.clone();
-    let mut model = Model { optimizer, ids, parameters };
+    let mut model = Model { optimizer, ids, dtypes: vec![fadam::Dtype::F32; lengths.len()], parameters };
     let step = |model: &mut Model, gradients: &[Vec<f32>]| {
         model.step(&gradients.iter().map(Vec::as_slice).collect::<Vec<_>>());
     };

@@ -301,3 +301,32 @@ unsafe fn split<S: Isa>(isa: S, from: &[f32; LANES], value: *mut u16, remainder:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Scalar;
+    use super::super::simd::tests::{halves, philox};
+    use super::*;
+
+    /// The seed is the key; the counter is the block of 8 elements in 64 bits, the step modulo 2³², and the parameter's
+    /// index above the purpose.
+    #[test]
+    fn a_draw_is_of_seed_element_step_parameter_and_purpose() {
+        let seed = 0x0123_4567_89ab_cdef;
+        for (start, step, index, purpose) in
+            [(0, 1, 0, 0), (512, 2, 1, 1), ((1 << 36) + 1024, (1 << 32) + 5, 77, 2)]
+        {
+            let mut row = [0; RANDOM];
+            Random::new(seed, step, index).fill(Scalar, purpose, start, &mut row);
+            let block = start as u64 / 8;
+            let last = [step as u32, (index as u32) << 2 | purpose];
+            let expected = (block..).flat_map(|block| {
+                halves(philox(
+                    [0x89ab_cdef, 0x0123_4567],
+                    [block as u32, (block >> 32) as u32, last[0], last[1]],
+                ))
+            });
+            assert!(row.into_iter().eq(expected.take(RANDOM)), "from {start} on");
+        }
+    }
+}

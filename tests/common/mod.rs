@@ -5,7 +5,8 @@
 #![allow(dead_code)] // each test file uses its part
 
 use fadam::{
-    Algorithm, Builder, Device, Error, Optimizer, ParameterId, Report, State, Tensor, TensorMut, Update,
+    Algorithm, Builder, Device, Dtype, Error, Optimizer, ParameterId, Report, State, Tensor, TensorMut,
+    Update,
 };
 use half::bf16;
 use std::process::Command;
@@ -75,14 +76,32 @@ impl From<Vec<f32>> for Gradient {
 pub(crate) struct Model {
     pub(crate) optimizer: Optimizer,
     pub(crate) ids: Vec<ParameterId>,
+    /// What the caller has of each, bf16 widened.
     pub(crate) parameters: Vec<Vec<f32>>,
+    pub(crate) dtypes: Vec<Dtype>,
 }
 
 /// Everything that a step may change.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Snapshot {
     parameters: Vec<Vec<u32>>,
-    states: Vec<(u64, [Vec<u32>; 3])>,
+    states: Vec<(u64, [Vec<u32>; 5], Option<Vec<i16>>)>,
+}
+
+/// bf16 without rounding: of what bf16 can hold.
+pub(crate) fn narrowed(values: &[f32]) -> Vec<bf16> {
+    values
+        .iter()
+        .map(|&x| {
+            let narrow = bf16::from_f32(x);
+            assert!(x.is_nan() || narrow.to_f32().to_bits() == x.to_bits(), "{x:e} is not a bf16");
+            narrow
+        })
+        .collect()
+}
+
+fn widened(values: &[bf16]) -> Vec<f32> {
+    values.iter().map(|x| x.to_f32()).collect()
 }
 
 impl Model {
@@ -91,15 +110,48 @@ impl Model {
     }
 
     pub(crate) fn built(builder: Builder, parameters: &[&[f32]]) -> Self {
+        Self::of(builder, Dtype::F32, parameters)
+    }
+
+    /// bf16 parameters of these values, which bf16 can hold.
+    pub(crate) fn bf16(builder: Builder, parameters: &[&[f32]]) -> Self {
+        Self::of(builder, Dtype::Bf16, parameters)
+    }
+
+    fn of(builder: Builder, dtype: Dtype, parameters: &[&[f32]]) -> Self {
         let device = device();
-        let mut optimizer =
-            if device == Device::Cpu { builder } else { builder.device(device) }.build().unwrap();
-        let ids = parameters
-            .iter()
-            .enumerate()
-            .map(|(i, p)| optimizer.register(format!("p{i}"), p.len()).unwrap())
-            .collect();
-        Self { optimizer, ids, parameters: parameters.iter().map(|p| p.to_vec()).collect() }
+        let builder = if device == Device::Cpu { builder } else { builder.device(device) };
+        let optimizer = builder.build().unwrap();
+        let mut model = Self { optimizer, ids: vec![], parameters: vec![], dtypes: vec![] };
+        for (i, p) in parameters.iter().enumerate() {
+            let name = format!("p{i}");
+            let id = match dtype {
+                Dtype::F32 => model.optimizer.register(name, p.len()),
+                _ => model.optimizer.register_bf16(name, p.len()),
+            };
+            model.add(id.unwrap(), dtype, p.to_vec());
+        }
+        model
+    }
+
+    /// Takes in a parameter that is registered already.
+    pub(crate) fn add(&mut self, id: ParameterId, dtype: Dtype, values: Vec<f32>) {
+        self.ids.push(id);
+        self.dtypes.push(dtype);
+        self.parameters.push(values);
+    }
+
+    /// θ as exactly as it is kept.
+    pub(crate) fn theta(&mut self, i: usize) -> Vec<f32> {
+        let (state, values) = (self.state(i), self.parameters[i].clone());
+        match (state.master, state.remainder) {
+            (Some(master), _) => master,
+            (_, Some(remainder)) => {
+                let both = narrowed(&values).into_iter().zip(remainder);
+                both.map(|(value, rest)| fadam::join(value, rest)).collect()
+            }
+            _ => values,
+        }
     }
 
     /// A step of those parameters that have a gradient.
@@ -111,17 +163,33 @@ impl Model {
         if let Device::Cuda(ordinal) = device() {
             return self.try_step_on_gpu(ordinal, gradients);
         }
+        let mut narrow = self.narrow();
         let mut updates: Vec<Update<'_>> = self
             .parameters
             .iter_mut()
+            .zip(&mut narrow)
             .zip(&self.ids)
             .zip(gradients)
-            .filter_map(|((p, id), g)| {
+            .filter_map(|(((wide, narrow), id), g)| {
                 let g: Tensor<'a> = g.as_ref()?.into();
-                Some(Update::new(*id, TensorMut::from(p), g))
+                let p = narrow.as_mut().map_or_else(|| TensorMut::from(wide), TensorMut::from);
+                Some(Update::new(*id, p, g))
             })
             .collect();
-        self.optimizer.step(&mut updates)
+        let result = self.optimizer.step(&mut updates);
+        drop(updates);
+        for (p, narrow) in self.parameters.iter_mut().zip(narrow) {
+            if let Some(narrow) = narrow {
+                *p = widened(&narrow);
+            }
+        }
+        result
+    }
+
+    /// The bf16 parameters.
+    fn narrow(&self) -> Vec<Option<Vec<bf16>>> {
+        let bf16 = self.parameters.iter().zip(&self.dtypes);
+        bf16.map(|(p, &dtype)| (dtype == Dtype::Bf16).then(|| narrowed(p))).collect()
     }
 
     /// The same with copies on a GPU. Waits, so that an error comes from here.
@@ -130,19 +198,20 @@ impl Model {
     where
         &'a G: Into<Tensor<'a>>,
     {
-        use fadam::cuda::cudarc::driver::{CudaContext, CudaView};
+        use fadam::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaView};
         let stream = CudaContext::new(ordinal).unwrap().default_stream();
         // The driver has no empty allocation: one element more.
-        let padded = |values: &[f32]| stream.clone_htod(&[values, &[0.0]].concat()).unwrap();
-        let mut targets: Vec<_> = self.parameters.iter().map(|p| padded(p)).collect();
+        let wide = |values: &[f32]| stream.clone_htod(&[values, &[0.0]].concat()).unwrap();
+        let narrow = |values: &[bf16]| stream.clone_htod(&[values, &[bf16::ZERO]].concat()).unwrap();
+        /// One of the two.
+        type Copies = (Option<CudaSlice<f32>>, Option<CudaSlice<bf16>>);
+        let mut targets: Vec<Copies> = (self.parameters.iter().zip(self.narrow()))
+            .map(|(p, bf16)| bf16.map_or_else(|| (Some(wide(p)), None), |p| (None, Some(narrow(&p)))))
+            .collect();
         let gradients: Vec<Option<Tensor<'a>>> =
             gradients.iter().map(|g| g.as_ref().map(Into::into)).collect();
-        let wide = |g: &Tensor<'a>| g.as_slice::<f32>().map(padded);
-        let narrow = |g: &Tensor<'a>| {
-            g.as_slice::<bf16>().map(|g| stream.clone_htod(&[g, &[bf16::ZERO]].concat()).unwrap())
-        };
-        let copies: Vec<_> =
-            gradients.iter().map(|g| g.as_ref().map(|g| (wide(g), narrow(g), g.len()))).collect();
+        let copy = |g: &Tensor<'a>| (g.as_slice::<f32>().map(wide), g.as_slice::<bf16>().map(narrow));
+        let copies: Vec<_> = gradients.iter().map(|g| g.as_ref().map(|g| (copy(g), g.len()))).collect();
         /// One of the two, of a gradient that is there.
         type View<'a> = Option<(Option<CudaView<'a, f32>>, Option<CudaView<'a, bf16>>)>;
         let mut views: Vec<_> = targets
@@ -150,10 +219,11 @@ impl Model {
             .zip(&self.parameters)
             .zip(&copies)
             .map(|((target, p), copy)| {
-                let gradient: View<'_> = copy.as_ref().map(|(wide, narrow, len)| {
+                let gradient: View<'_> = copy.as_ref().map(|((wide, narrow), len)| {
                     (wide.as_ref().map(|g| g.slice(..*len)), narrow.as_ref().map(|g| g.slice(..*len)))
                 });
-                (target.slice_mut(..p.len()), gradient)
+                let wide = target.0.as_mut().map(|target| target.slice_mut(..p.len()));
+                ((wide, target.1.as_mut().map(|target| target.slice_mut(..p.len()))), gradient)
             })
             .collect();
         let mut updates: Vec<Update<'_>> = views
@@ -164,13 +234,20 @@ impl Model {
                     (Some(wide), _) => wide.into(),
                     (_, narrow) => narrow.as_ref()?.into(),
                 };
+                let target: TensorMut<'_> = match target {
+                    (Some(wide), _) => wide.into(),
+                    (_, narrow) => narrow.as_mut()?.into(),
+                };
                 Some(Update::new(*id, target, gradient))
             })
             .collect();
         self.optimizer.step(&mut updates)?;
         let result = self.optimizer.synchronize();
-        for (target, p) in targets.iter().zip(&mut self.parameters) {
-            let mut values = stream.clone_dtoh(target).unwrap();
+        for ((wide, narrow), p) in targets.iter().zip(&mut self.parameters) {
+            let mut values = match (wide, narrow) {
+                (Some(wide), _) => stream.clone_dtoh(wide).unwrap(),
+                (_, narrow) => widened(&stream.clone_dtoh(narrow.as_ref().unwrap()).unwrap()),
+            };
             values.pop();
             *p = values;
         }
@@ -196,8 +273,10 @@ impl Model {
     pub(crate) fn snapshot(&mut self) -> Snapshot {
         let states = (0..self.ids.len())
             .map(|i| {
-                let State { step, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } = self.state(i);
-                (step, [exp_avg, exp_avg_sq, max_exp_avg_sq.unwrap_or_default()].map(|x| bits(&x)))
+                let State { step, exp_avg, exp_avg_sq, max_exp_avg_sq, master, ema, remainder, .. } =
+                    self.state(i);
+                let [v_max, master, ema] = [max_exp_avg_sq, master, ema].map(Option::unwrap_or_default);
+                (step, [exp_avg, exp_avg_sq, v_max, master, ema].map(|x| bits(&x)), remainder)
             })
             .collect();
         Snapshot { parameters: self.parameters.iter().map(|p| bits(p)).collect(), states }

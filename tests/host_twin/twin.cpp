@@ -16,7 +16,7 @@ extern "C" double twin_pow(double base, double exponent);
 #include "fisher_adam.cuh"
 
 // The other half of the layout check in src/args.rs.
-static_assert(sizeof(Progress) == 24, "Progress");
+static_assert(sizeof(Progress) == 32 && offsetof(Progress, beta1_power) == 16, "Progress");
 static_assert(sizeof(AdamHyper) == 48, "AdamHyper");
 static_assert(sizeof(FAdamHyper) == 64, "FAdamHyper");
 static_assert(sizeof(FisherAdamHyper) == 72, "FisherAdamHyper");
@@ -33,12 +33,38 @@ void twin_bf16_to_f32(size_t n, const unsigned short *from, float *to) {
     for (size_t i = 0; i < n; i++) to[i] = bf16_to_f32(from[i]);
 }
 
+void twin_bf16_nearest(size_t n, const float *from, unsigned short *to) {
+    for (size_t i = 0; i < n; i++) to[i] = bf16_nearest(from[i]);
+}
+
+void twin_bf16_stochastic(size_t n, const float *from, const unsigned short *random, unsigned short *to) {
+    for (size_t i = 0; i < n; i++) to[i] = bf16_stochastic(from[i], random[i]);
+}
+
+void twin_split(size_t n, const float *from, unsigned short *value, unsigned short *remainder) {
+    for (size_t i = 0; i < n; i++) value[i] = split_value(from[i]), remainder[i] = split_remainder(from[i]);
+}
+
+void twin_join(size_t n, const unsigned short *value, const unsigned short *remainder, float *to) {
+    for (size_t i = 0; i < n; i++) to[i] = join(value[i], remainder[i]);
+}
+
+void twin_philox(unsigned long long seed, unsigned long long block, unsigned int step, unsigned int stream,
+                 unsigned int *random) {
+    philox(seed, block, step, stream, random);
+}
+
 void twin_adam_scalars(const AdamHyper *h, const Progress *progress, double grad_scale, AdamStep *k) {
     *k = adam_scalars(*h, *progress, grad_scale);
 }
 
-void twin_adam(const AdamStep *k, size_t n, const float *grad, float *p, float *m, float *v, float *vmax, float *delta) {
-    for (size_t i = 0; i < n; i++) delta[i] = adam(*k, grad[i], p + i, m + i, v + i, vmax + i);
+/// `g` takes the effective gradient.
+void twin_adam_moments(const AdamStep *k, size_t n, const float *grad, const float *p, float *m, float *v, float *g) {
+    for (size_t i = 0; i < n; i++) g[i] = adam_moments(*k, grad[i], p[i], m + i, v + i);
+}
+
+void twin_adam_apply(const AdamStep *k, size_t n, float *p, const float *m, const float *v, float *vmax, float *delta) {
+    for (size_t i = 0; i < n; i++) delta[i] = adam_apply(*k, p + i, m[i], v[i], vmax + i);
 }
 
 void twin_fadam_scalars(const FAdamHyper *h, const Progress *progress, double grad_scale, FAdamStep *k) {
@@ -88,9 +114,14 @@ void twin_fisher_adam_quotient(const FisherAdamStep *k, const FisherAdamDamping 
     for (size_t i = 0; i < n; i++) quotient[i] = div_or_zero(x[i], fisher_adam_denominator(*k, *damping, f[i]));
 }
 
+void twin_fisher_adam_momentum(const FisherAdamStep *k, const FisherAdamDamping *damping, const FisherAdamClip *clip,
+                               size_t n, const float *grad, const float *f, float *m) {
+    for (size_t i = 0; i < n; i++) fisher_adam_momentum(*k, *damping, *clip, grad[i], f[i], m + i);
+}
+
 void twin_fisher_adam_apply(const FisherAdamStep *k, const FisherAdamDamping *damping, const FisherAdamClip *clip,
-                            size_t n, const float *grad, const float *f, float *p, float *m) {
-    for (size_t i = 0; i < n; i++) fisher_adam_apply(*k, *damping, *clip, grad[i], f[i], p + i, m + i);
+                            size_t n, const float *f, float *p, const float *m) {
+    for (size_t i = 0; i < n; i++) fisher_adam_apply(*k, *damping, *clip, f[i], p + i, m[i]);
 }
 
 void twin_fisher_accumulate(size_t n, const float *g, double *sum) {

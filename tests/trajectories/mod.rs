@@ -475,6 +475,10 @@ impl Trajectory {
         self.kept.parameters.is_bf16(tensor % 4 >= 2)
     }
 
+    pub fn keeps_masters(&self) -> bool {
+        self.kept.parameters != Types::F32 && self.kept.master != Master::None
+    }
+
     /// What a tensor is overwritten with after this step, if it is.
     pub fn overwritten(&self, inputs: &Inputs, tensor: usize, step: u64) -> Option<Vec<f32>> {
         let due = self.kept.reset == Some(step) && tensor != 0;

@@ -7,6 +7,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(test)]
+pub(super) mod tests;
 
 use crate::Error;
 use crate::args::FADAM_LANES;
