@@ -449,8 +449,8 @@ CUDA_MUTANTS = [
     ("cuda lost: forgotten", LAUNCH, "Failure::Midway(driver_error", "Failure::Untouched(driver_error"),
 ]
 
-STATE, READ, FILE, MANIFEST, CPU_STATE, CUDA_STATE = (
-    f"src/{name}.rs" for name in ("state/mod", "state/read", "state/file", "state/manifest", "cpu/state", "cuda/state"))
+LOAD, READ, FILE, MANIFEST, CPU_STATE, CUDA_STATE = (
+    f"src/{name}.rs" for name in ("state/load", "state/read", "state/file", "state/manifest", "cpu/state", "cuda/state"))
 
 STATE_MUTANTS = [
     ("state file: written in place", FILE, "create(folder)?;",
@@ -467,11 +467,11 @@ STATE_MUTANTS = [
     ("state load: one piece", READ, "backend.write_slot(index, slot, offset, piece)?;",
      "backend.write_slot(index, slot, 0, piece)?; let _ = offset;"),
     ("state load: any dtype", READ, "if tensor.dtype != stored.dtype {", "if false {"),
-    ("state load: counts of another run", STATE, "strict.then_some(manifest.counters)", "Some(manifest.counters)"),
-    ("state load: any order", STATE, "if here.name != there.name {", "if false {"),
-    ("state load: any betas", STATE, "if there != here {", "if false {"),
-    ("state load: any length", STATE, "if saved.len != here.len as u64 {", "if false {"),
-    ("state load: damaged tensors", STATE, "if checksums.text(name)? != checksum::hex(read::sum(source, tensor)?) {",
+    ("state load: counts of another run", LOAD, "strict.then_some(manifest.counters)", "Some(manifest.counters)"),
+    ("state load: any order", LOAD, "if here.name != there.name {", "if false {"),
+    ("state load: any betas", LOAD, "if there != here {", "if false {"),
+    ("state load: any length", LOAD, "if saved.len != here.len as u64 {", "if false {"),
+    ("state load: damaged tensors", LOAD, "if checksums.text(name)? != checksum::hex(read::sum(source, tensor)?) {",
      "if checksums.text(name)?.is_empty() {"),
     ("state load: a damaged header", MANIFEST, "if !checksum::is_sealed(&header.bytes) {", "if false {"),
     ("state load: contradicting powers", MANIFEST,

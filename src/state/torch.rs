@@ -1,11 +1,11 @@
 //! State of PyTorch's Adam and AdamW, by the names that their `state_dict()` has: `state.<i>.step`, `state.<i>.exp_avg`, …
 
 use super::fault::{Fault, shown, wrong};
+use super::file;
 use super::header::{Header, Tensor};
 use super::read::Plan;
 use super::slot::{Slot, Stored};
-use super::write::{self, Content};
-use super::{file, write_to};
+use super::write::{self, Content, write_to};
 use crate::args::Progress;
 use crate::{Algorithm, Optimizer};
 use std::collections::HashSet;

@@ -53,13 +53,13 @@ pub(super) fn header(metadata: &Map<String, Value>, tensors: &[Tensor]) -> Resul
 }
 
 /// A header with its length in front.
-pub(super) fn write_header(to: &mut impl Write, header: &[u8]) -> Result<(), Fault> {
+fn write_header(to: &mut impl Write, header: &[u8]) -> Result<(), Fault> {
     let length = (header.len() as u64).to_le_bytes();
     to.write_all(&length).and_then(|()| to.write_all(header)).map_err(io("writing"))
 }
 
 /// The tensors' bytes. Their CRC-32s.
-pub(super) fn write_tensors(
+fn write_tensors(
     optimizer: &mut Optimizer,
     to: &mut impl Write,
     tensors: &[Tensor],
@@ -82,4 +82,15 @@ pub(super) fn write_tensors(
         sums.push(sum.finalize());
     }
     Ok(sums)
+}
+
+/// A whole file. The tensors' CRC-32s.
+pub(super) fn write_to(
+    file: &mut impl Write,
+    header: &[u8],
+    optimizer: &mut Optimizer,
+    tensors: &[Tensor],
+) -> Result<Vec<u32>, Fault> {
+    write_header(file, header)?;
+    write_tensors(optimizer, file, tensors)
 }
