@@ -84,13 +84,18 @@ impl Corpus {
     /// What it is, how long, and a checksum to compare two machines by.
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{}\n          {} files, {} bytes to train on, {} held out, FNV-1a {:016x}",
+            "{}\n          {} files, {} bytes to train on, {} held out, FNV-1a {}",
             self.source,
             self.files,
             self.train.len(),
             self.held_out.len(),
-            fnv1a(&[&self.train, &self.held_out])
+            self.fingerprint()
         )
+    }
+
+    /// FNV-1a of all bytes.
+    pub(crate) fn fingerprint(&self) -> String {
+        format!("{:016x}", fnv1a(&[&self.train, &self.held_out]))
     }
 }
 

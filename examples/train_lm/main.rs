@@ -3,6 +3,7 @@
 //! `cargo run --release --example train_lm` needs no option and no download.
 
 mod batches;
+mod checkpoint;
 mod corpus;
 #[path = "../gpu/mod.rs"]
 mod gpu;
@@ -17,9 +18,10 @@ mod train;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, ValueEnum};
 use corpus::Corpus;
-use optimizer::Choice;
+use fadam::Master;
+use optimizer::{Choice, Weights};
 use output::Output;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +31,7 @@ use train::{Run, Setup};
 /// Train a small byte-level transformer with several optimizers, each from the same weights on the same batches.
 ///
 /// Without options the text is Rust source that cargo has already fetched. Results are a table, and in the folder
-/// --out a plot, the losses as CSV and the trained weights.
+/// --out a plot, the losses as CSV, the trained weights, and checkpoints from which --resume goes on.
 #[derive(Parser)]
 #[command(name = "train_lm")]
 struct Options {
@@ -49,6 +51,18 @@ struct Options {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
+    /// Type of the weights; the model computes in f32
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: DtypeName,
+
+    /// What the optimizer keeps beside bf16 weights [default: remainder]
+    #[arg(long, value_enum)]
+    master: Option<MasterName>,
+
+    /// Go on from the checkpoints in --out, to the same bits as a run that was not interrupted
+    #[arg(long)]
+    resume: bool,
+
     /// Where the optimizer runs: best, cpu, cuda or cuda:N; the model is on the CPU
     #[arg(long, default_value = "best", value_parser = device)]
     device: String,
@@ -57,9 +71,33 @@ struct Options {
     #[arg(long, value_name = "PATH")]
     corpus: Option<PathBuf>,
 
-    /// The folder for loss.csv, loss.png and a checkpoint per optimizer
+    /// The folder for loss.csv, loss.png, weights and checkpoints
     #[arg(long, value_name = "DIR", default_value = "target/train_lm")]
     out: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DtypeName {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MasterName {
+    F32,
+    Remainder,
+    None,
+}
+
+impl Options {
+    fn weights(&self) -> Weights {
+        match (self.dtype, self.master) {
+            (DtypeName::F32, _) => Weights::F32,
+            (DtypeName::Bf16, Some(MasterName::F32)) => Weights::Bf16(Master::F32),
+            (DtypeName::Bf16, Some(MasterName::None)) => Weights::Bf16(Master::None),
+            (DtypeName::Bf16, Some(MasterName::Remainder) | None) => Weights::Bf16(Master::Remainder),
+        }
+    }
 }
 
 fn steps(text: &str) -> Result<usize, String> {
@@ -87,6 +125,10 @@ fn main() -> ExitCode {
     if let Some(choice) = repeated(&options.optimizer) {
         let message = format!("--optimizer names {choice} twice");
         Options::command().error(ErrorKind::ValueValidation, message).exit()
+    }
+    if options.master.is_some() && options.dtype == DtypeName::F32 {
+        let message = "--master concerns bf16 weights; add --dtype bf16";
+        Options::command().error(ErrorKind::ArgumentConflict, message).exit()
     }
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -116,10 +158,12 @@ fn run(options: &Options) -> Result<()> {
         lr: options.lr,
         device: &candle_device,
         optimizer_device: device,
+        weights: options.weights(),
     };
     println!("model     {}", setup.describe()?);
     let begin = Instant::now();
-    let runs = choices.iter().map(|&choice| train::train(choice, &setup)).collect::<Result<Vec<_>>>()?;
+    let train = |&choice| train::train(choice, &setup, &output, options.resume);
+    let runs = choices.iter().map(train).collect::<Result<Vec<_>>>()?;
     println!("\n{}", output::table(&runs));
     for run in &runs {
         let text = sample::sample(&run.model, corpus.prompt, &mut train::generator(options.seed, 2))?;
@@ -148,7 +192,7 @@ fn start_threads() -> Result<usize> {
 
 fn save(output: &Output, runs: &[Run]) -> Result<()> {
     for run in runs {
-        let name = output::checkpoint(run.choice);
+        let name = output::weights(run.choice);
         let path = output.write(&name, |path| Ok(run.model.weights.save(path)?))?;
         println!("wrote {}", path.display());
     }

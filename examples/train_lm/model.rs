@@ -4,7 +4,7 @@
 //! their gradients cost on a CPU. Sizes keep most tensors of a shard in the cache.
 
 use anyhow::Result;
-use candle_core::{D, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{VarMap, loss};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
@@ -26,35 +26,45 @@ const NORM_EPS: f64 = 1e-5;
 /// GELU(x) ≈ x σ(1.702 x), of Hendrycks and Gimpel's paper: on a CPU much cheaper than the tanh form.
 const GELU_SLOPE: f64 = 1.702;
 
+/// A matrix that is trained, f32 or bf16. The model computes in f32 either way.
+struct Weight(Tensor);
+
+impl Weight {
+    /// In f32; the gradient is rounded to the weight's own type.
+    fn wide(&self) -> candle_core::Result<Tensor> {
+        self.0.to_dtype(DType::F32)
+    }
+}
+
 struct Block {
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mix: Tensor,
-    widen: Tensor,
-    narrow: Tensor,
+    query: Weight,
+    key: Weight,
+    value: Weight,
+    mix: Weight,
+    widen: Weight,
+    narrow: Weight,
 }
 
 /// The model's weights, which an optimizer changes in place, and the operations on them.
 pub(crate) struct Model {
     pub(crate) weights: VarMap,
-    embeddings: Vec<Tensor>,
-    position: Tensor,
+    embeddings: Vec<Weight>,
+    position: Weight,
     blocks: Vec<Block>,
-    logits: Tensor,
+    logits: Weight,
     mask: Tensor,
 }
 
 impl Model {
-    /// A model with weights drawn from `rng`.
-    pub(crate) fn new(rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
+    /// A model with weights of this type, drawn from `rng`.
+    pub(crate) fn new(rng: &mut ChaCha8Rng, dtype: DType, device: &Device) -> Result<Self> {
         let weights = VarMap::new();
         let mut init = |name: &str, rows: usize, columns: usize, std: f64| {
-            let var = Var::from_tensor(&uniform(rng, rows, columns, std, device)?)?;
-            let tensor = var.as_tensor().clone();
+            let var = Var::from_tensor(&uniform(rng, rows, columns, std, device)?.to_dtype(dtype)?)?;
+            let weight = Weight(var.as_tensor().clone());
             let mut named = weights.data().lock().unwrap_or_else(PoisonError::into_inner);
             named.insert(name.to_owned(), var);
-            anyhow::Ok(tensor)
+            anyhow::Ok(weight)
         };
         let fan_in = |n: usize| (1.0 / n as f64).sqrt();
         // Layers that add to the residual stream start smaller, so that its scale does not grow with depth.
@@ -99,17 +109,18 @@ impl Model {
         let mut x = self.embed(sequences, shape)?;
         for block in &self.blocks {
             x = (&x + self.attention(block, &norm(&x)?, shape)?)?;
-            x = (&x + gelu(&norm(&x)?.matmul(&block.widen)?)?.matmul(&block.narrow)?)?;
+            let hidden = gelu(&norm(&x)?.matmul(&block.widen.wide()?)?)?;
+            x = (&x + hidden.matmul(&block.narrow.wide()?)?)?;
         }
-        Ok(norm(&x)?.matmul(&self.logits)?)
+        Ok(norm(&x)?.matmul(&self.logits.wide()?)?)
     }
 
     fn embed(&self, sequences: &[&[u8]], (count, length): (usize, usize)) -> Result<Tensor> {
-        let position = self.position.narrow(0, 0, length)?;
+        let position = self.position.wide()?.narrow(0, 0, length)?;
         let mut x = position.broadcast_as((count, length, WIDTH))?.reshape((count * length, WIDTH))?;
         for (lag, embedding) in self.embeddings.iter().enumerate() {
             let ids = self.ids(sequences.iter().map(|sequence| &sequence[LAGS - 1 - lag..][..length]))?;
-            x = (x + embedding.index_select(&ids, 0)?)?;
+            x = (x + embedding.wide()?.index_select(&ids, 0)?)?;
         }
         Ok(x)
     }
@@ -120,8 +131,8 @@ impl Model {
     }
 
     fn attention(&self, block: &Block, x: &Tensor, (count, length): (usize, usize)) -> Result<Tensor> {
-        let heads = |weight: &Tensor| {
-            let x = x.matmul(weight)?.reshape((count, length, HEADS, WIDTH / HEADS))?;
+        let heads = |weight: &Weight| {
+            let x = x.matmul(&weight.wide()?)?.reshape((count, length, HEADS, WIDTH / HEADS))?;
             x.transpose(1, 2)?.contiguous()
         };
         let (query, key, value) = (heads(&block.query)?, heads(&block.key)?, heads(&block.value)?);
@@ -134,7 +145,7 @@ impl Model {
         let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let mixed = exp.matmul(&value)?.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
         let mixed = mixed.transpose(1, 2)?.reshape((count * length, WIDTH))?;
-        Ok(mixed.matmul(&block.mix)?)
+        Ok(mixed.matmul(&block.mix.wide()?)?)
     }
 }
 

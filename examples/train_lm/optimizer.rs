@@ -1,7 +1,8 @@
 //! The optimizers to compare, and the hyper-parameters that suit this model.
 
+use candle_core::DType;
 use clap::ValueEnum;
-use fadam::{Adam, Algorithm, FAdam, FisherAdam};
+use fadam::{Adam, Algorithm, FAdam, FisherAdam, Master};
 use std::fmt;
 
 /// Gradients are scaled down to at most this norm, by the optimizer.
@@ -22,6 +23,33 @@ pub(crate) enum Choice {
     #[value(name = "fadam")]
     FAdam,
     FisherAdam,
+}
+
+/// What the weights are kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weights {
+    F32,
+    Bf16(Master),
+}
+
+impl Weights {
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16(_) => DType::BF16,
+        }
+    }
+}
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16(Master::F32) => "bf16, f32 masters",
+            Self::Bf16(Master::Remainder) => "bf16, remainders",
+            Self::Bf16(Master::None) => "bf16, rounded by chance",
+        })
+    }
 }
 
 impl fmt::Display for Choice {

@@ -19,7 +19,7 @@ impl Output {
         fs::create_dir_all(folder).with_context(cannot)?;
         let output = Self { folder: folder.to_path_buf() };
         let mut names = vec!["loss.csv".to_owned(), "loss.png".to_owned()];
-        names.extend(choices.iter().map(|&choice| checkpoint(choice)));
+        names.extend(choices.iter().map(|&choice| weights(choice)));
         for name in names {
             let path = folder.join(&name);
             if path.is_dir() {
@@ -31,9 +31,13 @@ impl Output {
         Ok(output)
     }
 
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// Writes `name` by way of a temporary file beside it.
     pub(crate) fn write(&self, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-        let (path, partial) = (self.folder.join(name), self.partial(name));
+        let (path, partial) = (self.path(name), self.partial(name));
         let written = write(&partial).and_then(|()| Ok(fs::rename(&partial, &path)?));
         if written.is_err() {
             // The error to report is the first one; this one would only say that there is nothing to remove.
@@ -49,7 +53,8 @@ impl Output {
     }
 }
 
-pub(crate) fn checkpoint(choice: Choice) -> String {
+/// The trained weights.
+pub(crate) fn weights(choice: Choice) -> String {
     format!("{choice}.safetensors")
 }
 

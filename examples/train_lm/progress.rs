@@ -19,12 +19,15 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(choice: Choice, steps: usize) -> Result<Self> {
+    /// Of a run that has made `done` of its steps.
+    pub(crate) fn new(choice: Choice, steps: usize, done: usize) -> Result<Self> {
         if !stderr().is_terminal() {
             return Ok(Self { choice, steps, bar: None });
         }
         let bar = ProgressBar::new(steps as u64).with_prefix(choice.to_string());
         bar.set_style(ProgressStyle::with_template(BAR)?);
+        bar.set_position(done as u64);
+        bar.reset_eta();
         Ok(Self { choice, steps, bar: Some(bar) })
     }
 

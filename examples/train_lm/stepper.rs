@@ -5,10 +5,12 @@ use crate::gpu;
 use crate::model::Model;
 use anyhow::Result;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use candle_nn::Optimizer as _;
-use fadam::cuda::cudarc::driver::CudaStream;
-use fadam::{Builder, Device, Optimizer, ParameterId, Update};
+use fadam::cuda::cudarc::driver::{CudaStream, CudaViewMut};
+use fadam::{Builder, Device, Optimizer, ParameterId, TensorMut, Update};
+use half::bf16;
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 pub(crate) enum Stepper {
@@ -24,14 +26,25 @@ impl Stepper {
         })
     }
 
-    /// Steps with this learning rate.
-    pub(crate) fn step(&mut self, learning_rate: f64, gradients: &GradStore) -> Result<()> {
+    pub(crate) fn step(&mut self, gradients: &GradStore) -> Result<()> {
         match self {
-            Self::Here(optimizer) => {
-                optimizer.set_learning_rate(learning_rate);
-                Ok(optimizer.step(gradients)?)
-            }
-            Self::There(remote) => remote.step(learning_rate, gradients),
+            Self::Here(optimizer) => Ok(optimizer.step(gradients)?),
+            Self::There(remote) => remote.step(gradients),
+        }
+    }
+
+    pub(crate) fn save(&mut self, path: &Path) -> Result<()> {
+        Ok(self.optimizer().save(path)?)
+    }
+
+    pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
+        Ok(self.optimizer().load(path)?)
+    }
+
+    fn optimizer(&mut self) -> &mut Optimizer {
+        match self {
+            Self::Here(optimizer) => optimizer.inner_mut(),
+            Self::There(remote) => &mut remote.optimizer,
         }
     }
 }
@@ -45,7 +58,37 @@ pub(crate) struct Remote {
 struct Parameter {
     var: Var,
     id: ParameterId,
-    copy: gpu::Copy<f32>,
+    copy: Copied,
+}
+
+/// On the GPU, of the variable's type.
+enum Copied {
+    F32(gpu::Copy<f32>),
+    Bf16(gpu::Copy<bf16>),
+}
+
+impl Copied {
+    /// Reads it back.
+    fn read(&self, stream: &Arc<CudaStream>, var: &Var) -> Result<Tensor> {
+        let (len, shape, device) = (var.elem_count(), var.shape(), var.device());
+        Ok(match self {
+            Self::F32(copy) => {
+                let mut values = vec![0.0_f32; len];
+                copy.read(stream, &mut values)?;
+                Tensor::from_vec(values, shape, device)?
+            }
+            Self::Bf16(copy) => {
+                let mut values = vec![bf16::ZERO; len];
+                copy.read(stream, &mut values)?;
+                Tensor::from_vec(values, shape, device)?
+            }
+        })
+    }
+}
+
+enum View<'a> {
+    F32(CudaViewMut<'a, f32>),
+    Bf16(CudaViewMut<'a, bf16>),
 }
 
 impl Remote {
@@ -59,39 +102,50 @@ impl Remote {
         named.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut parameters = Vec::new();
         for (name, var) in named {
-            let id = optimizer.register(name, var.elem_count())?;
-            let copy = gpu::Copy::of(&stream, &values(&var)?)?;
+            let (id, copy) = if var.dtype() == DType::BF16 {
+                let values = var.flatten_all()?.to_vec1::<bf16>()?;
+                let id = optimizer.register_bf16(name, var.elem_count())?;
+                (id, Copied::Bf16(gpu::Copy::of(&stream, &values)?))
+            } else {
+                let id = optimizer.register(name, var.elem_count())?;
+                (id, Copied::F32(gpu::Copy::of(&stream, &wide(&var)?)?))
+            };
             parameters.push(Parameter { var, id, copy });
         }
         Ok(Self { optimizer, stream, parameters })
     }
 
-    fn step(&mut self, learning_rate: f64, gradients: &GradStore) -> Result<()> {
-        self.optimizer.set_learning_rate(learning_rate)?;
+    fn step(&mut self, gradients: &GradStore) -> Result<()> {
         let mut taking_part = Vec::new();
         for parameter in &mut self.parameters {
             if let Some(gradient) = gradients.get(&parameter.var) {
-                let gradient = gpu::Copy::of(&self.stream, &values(gradient)?)?;
+                let gradient = gpu::Copy::of(&self.stream, &wide(gradient)?)?;
                 taking_part.push((parameter, gradient));
             }
         }
-        let views = taking_part
-            .iter_mut()
-            .map(|(parameter, gradient)| (parameter.id, parameter.copy.view_mut(), gradient.view()));
+        let views = taking_part.iter_mut().map(|(parameter, gradient)| {
+            let view = match &mut parameter.copy {
+                Copied::F32(copy) => View::F32(copy.view_mut()),
+                Copied::Bf16(copy) => View::Bf16(copy.view_mut()),
+            };
+            (parameter.id, view, gradient.view())
+        });
         let mut views: Vec<_> = views.collect();
-        let updates =
-            views.iter_mut().map(|(id, parameter, gradient)| Update::new(*id, parameter, &*gradient));
+        let updates = views.iter_mut().map(|(id, parameter, gradient)| {
+            let parameter: TensorMut<'_> = match parameter {
+                View::F32(view) => view.into(),
+                View::Bf16(view) => view.into(),
+            };
+            Update::new(*id, parameter, &*gradient)
+        });
         self.optimizer.step(&mut updates.collect::<Vec<_>>())?;
-        for (parameter, _) in &taking_part {
-            let var = &parameter.var;
-            let mut values = vec![0.0; var.elem_count()];
-            parameter.copy.read(&self.stream, &mut values)?;
-            var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+        for (Parameter { var, copy, .. }, _) in &taking_part {
+            var.set(&copy.read(&self.stream, var)?)?;
         }
         Ok(())
     }
 }
 
-fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.flatten_all()?.to_vec1()?)
+fn wide(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
 }

@@ -1,21 +1,24 @@
 //! One run: a model, an optimizer, and the steps between them.
 
 use crate::batches::{self, BATCH, Shard};
+use crate::checkpoint::{Checkpoints, Progressed};
 use crate::corpus::Corpus;
 use crate::model::{CONTEXT, Model};
-use crate::optimizer::{Choice, MAX_GRAD_NORM};
+use crate::optimizer::{Choice, MAX_GRAD_NORM, Weights};
+use crate::output::Output;
 use crate::progress::Progress;
 use crate::stepper::Stepper;
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
 use candle_core::backprop::GradStore;
+use candle_core::{DType, Device};
+use fadam::Schedule;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
-use std::f64::consts::PI;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// How often the held-out loss is measured in a run, after the first time.
+/// How often the held-out loss is measured and a checkpoint made in a run, after the first time.
 const MEASUREMENTS: usize = 16;
 /// The part of the steps in which the learning rate rises to its peak.
 const WARM_UP: f64 = 0.05;
@@ -31,20 +34,26 @@ pub(crate) struct Setup<'a> {
     pub(crate) lr: f64,
     pub(crate) device: &'a Device,
     pub(crate) optimizer_device: fadam::Device,
+    pub(crate) weights: Weights,
 }
 
 impl Setup<'_> {
     /// The model and the steps, in a line.
     pub(crate) fn describe(&self) -> Result<String> {
-        let parameters = Model::new(&mut generator(self.seed, 0), self.device)?.parameters();
-        let Self { steps, seed, .. } = self;
+        let parameters = self.model()?.parameters();
+        let Self { steps, seed, weights, .. } = self;
         Ok(format!(
-            "{parameters} parameters, {steps} steps of {BATCH} sequences of {CONTEXT} bytes, seed {seed}"
+            "{parameters} parameters ({weights}), {steps} steps of {BATCH} sequences of {CONTEXT} bytes, seed {seed}"
         ))
+    }
+
+    fn model(&self) -> Result<Model> {
+        Model::new(&mut generator(self.seed, 0), self.weights.dtype(), self.device)
     }
 }
 
 /// A row of `loss.csv`. Losses are in nats per byte.
+#[derive(Clone, Deserialize, Serialize)]
 pub(crate) struct Point {
     /// Steps taken so far.
     pub(crate) step: usize,
@@ -98,22 +107,43 @@ pub(crate) fn generator(seed: u64, purpose: u64) -> ChaCha8Rng {
     rng
 }
 
-/// Trains a new model with `choice`.
-pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
-    let model = Model::new(&mut generator(setup.seed, 0), setup.device)?;
+/// Trains a model with `choice`, from its beginning or, to `resume`, from its last checkpoint.
+pub(crate) fn train(choice: Choice, setup: &Setup<'_>, output: &Output, resume: bool) -> Result<Run> {
+    let mut model = setup.model()?;
     let mut rng = generator(setup.seed, 1);
-    let builder = fadam::Optimizer::builder(choice.algorithm(setup.lr)).max_grad_norm(MAX_GRAD_NORM);
-    let mut optimizer = Stepper::new(&model, builder, setup.optimizer_device)?;
+    let checkpoints = Checkpoints::new(output, choice, setup);
     let held_out = batches::held_out(setup.corpus);
-    let mut points = vec![Point { step: 0, training: None, held_out: Some(measure(&model, &held_out)?) }];
-    let mut time = Time::default();
-    let progress = Progress::new(choice, setup.steps)?;
-    for step in 1..=setup.steps {
+    let last = if resume { checkpoints.load(&mut model)? } else { None };
+    let warm_up = (setup.steps as f64 * WARM_UP) as u64;
+    let mut builder = fadam::Optimizer::builder(choice.algorithm(setup.lr))
+        .max_grad_norm(MAX_GRAD_NORM)
+        .schedule(Schedule::cosine(warm_up, setup.steps as u64, 0.0))
+        .seed(setup.seed);
+    if let Weights::Bf16(master) = setup.weights {
+        builder = builder.master(master);
+    }
+    let mut optimizer = Stepper::new(&model, builder, setup.optimizer_device)?;
+    let (done, mut points, mut time) = match last {
+        Some((Progressed { step, points, time }, state)) => {
+            checkpoints.load_state(&mut optimizer, &state)?;
+            println!("{choice:<11}  goes on after step {step}");
+            (step, points, time)
+        }
+        None => {
+            let begin = Point { step: 0, training: None, held_out: Some(measure(&model, &held_out)?) };
+            (0, vec![begin], Time::default())
+        }
+    };
+    for _ in 0..done {
+        batches::training(setup.corpus, &mut rng); // what those steps drew
+    }
+    let progress = Progress::new(choice, setup.steps, done)?;
+    for step in done + 1..=setup.steps {
         let begin = Instant::now();
         let (loss, gradients) = gradients(&model, &batches::training(setup.corpus, &mut rng))?;
         check(choice, step, loss)?;
         let before = Instant::now();
-        optimizer.step(setup.lr * schedule(step, setup.steps), &gradients)?;
+        optimizer.step(&gradients)?;
         time.optimizer += before.elapsed();
         time.steps += begin.elapsed();
         let measured = due(step, setup.steps, MEASUREMENTS);
@@ -122,6 +152,9 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>) -> Result<Run> {
         let point = Point { step, training: Some(loss), held_out };
         progress.report(&point, (step * BATCH * CONTEXT) as f64 / time.steps.as_secs_f64(), time.share());
         points.push(point);
+        if measured {
+            checkpoints.save(&model, &mut optimizer, &points, &time)?;
+        }
     }
     progress.finish();
     Ok(Run { choice, model, points, time })
@@ -135,16 +168,6 @@ fn check(choice: Choice, step: usize, loss: f64) -> Result<()> {
 /// Whether something that happens `times` times in a run, at even distances and at its end, happens after `step`.
 pub(crate) fn due(step: usize, steps: usize, times: usize) -> bool {
     step * times / steps > (step - 1) * times / steps
-}
-
-/// The factor of the peak learning rate at a step: up in a line, then down to 0 along a cosine.
-fn schedule(step: usize, steps: usize) -> f64 {
-    let warm_up = (steps as f64 * WARM_UP).ceil();
-    if step as f64 <= warm_up {
-        return step as f64 / warm_up;
-    }
-    let done = (step as f64 - warm_up) / (steps as f64 - warm_up + 1.0);
-    0.5 * (1.0 + (PI * done).cos())
 }
 
 /// Loss in nats per byte, and its gradient: both the mean over the shards, which threads compute independently and
@@ -164,10 +187,11 @@ fn gradients(model: &Model, shards: &[Shard<'_>]) -> Result<(f64, GradStore)> {
     Ok((loss, parts.try_fold(first, |sum, gradients| add(model, sum, &gradients))?))
 }
 
+/// In f32, whatever the weights are.
 fn add(model: &Model, mut sum: GradStore, gradients: &GradStore) -> Result<GradStore> {
     for var in model.weights.all_vars() {
         if let (Some(a), Some(b)) = (sum.get(&var), gradients.get(&var)) {
-            let total = (a + b)?;
+            let total = (a.to_dtype(DType::F32)? + b.to_dtype(DType::F32)?)?;
             sum.insert(&var, total);
         }
     }
