@@ -1,8 +1,8 @@
 //! How an element-wise kernel walks a chunk: rows of LANES elements, vector by vector. What is not kept as f32, and the
-//! last, short row, is brought into a row of f32 before the kernel and out of it afterwards.
+//! last, short row, is brought into rows of f32 before the kernel and out of them afterwards.
 
 use super::simd::{Isa, LANES, Program, Simd, Vector, fold};
-use super::stage::{Random, Stage};
+use super::stage::{BLOCK, Random, Stage};
 use crate::{Dtype, Tensor};
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
@@ -87,9 +87,9 @@ impl Chunk {
     }
 }
 
-/// One row of each array in f32, and of the gradient in its own type.
+/// Whole rows of each array in f32, and of the gradient in its own type.
 #[derive(Clone, Copy)]
-pub(super) struct Row {
+pub(super) struct Rows {
     pub(super) parameter: *mut f32,
     pub(super) moments: [*mut f32; 3],
     pub(super) ema: *mut f32,
@@ -226,25 +226,31 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
     fn run<S: Isa>(self, isa: S) -> Sums {
         let Self { kernel, chunk, .. } = self;
         let mut lanes = [isa.zero_lanes(); 3];
-        let direct = direct::<K, M>(&chunk);
-        let rows = direct.map_or(0, |_| chunk.len / LANES);
-        if let Some(arrays) = direct {
-            for row in 0..rows {
-                // SAFETY: the row lies within the chunk, by the contract of `run`.
-                unsafe { self::row::<S, K, G, M>(isa, &kernel, &arrays, row * LANES, &mut lanes) };
-            }
-        }
-        if rows * LANES < chunk.len {
-            let mut stage = Stage::new();
-            for start in (rows * LANES..chunk.len).step_by(LANES) {
-                let part = chunk.part(start, LANES);
-                // SAFETY: the part lies within the chunk, by the contract of `run`.
-                unsafe {
-                    let arrays = stage.bring_in::<S, K, G, M>(isa, &part);
-                    self::row::<S, K, G, M>(isa, &kernel, &arrays, 0, &mut lanes);
+        let in_place = direct::<K, M>(&chunk);
+        let mut stage = Stage::new();
+        let mut start = 0;
+        while start < chunk.len {
+            // As many rows as there are in place, else what the stage holds: one loop for both.
+            let whole = (chunk.len - start) / LANES * LANES;
+            let part = match in_place {
+                Some(_) if whole > 0 => chunk.part(start, whole),
+                _ => chunk.part(start, BLOCK),
+            };
+            let staged = in_place.is_none() || whole == 0;
+            // SAFETY: the part lies within the chunk, by the contract of `run`.
+            unsafe {
+                let arrays = match in_place {
+                    Some(arrays) if !staged => arrays, // from the chunk's beginning: they come first
+                    _ => stage.bring_in::<S, K, G, M>(isa, &part),
+                };
+                for row in 0..part.len.div_ceil(LANES) {
+                    self::row::<S, K, G, M>(isa, &kernel, &arrays, row * LANES, &mut lanes);
+                }
+                if staged {
                     stage.take_out::<S, K, M>(isa, &part);
                 }
             }
+            start += part.len;
         }
         let mut sums = [0.0; 3];
         for slot in 0..3 {
@@ -258,13 +264,13 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
 
 /// The arrays themselves, where all that the kernel uses are kept as f32.
 #[inline(always)]
-fn direct<K: Kernel, M: Moments>(chunk: &Chunk) -> Option<Row> {
+fn direct<K: Kernel, M: Moments>(chunk: &Chunk) -> Option<Rows> {
     let parameter = match chunk.parameter {
         Parameter::F32(parameter) => Some(parameter),
         Parameter::Bf16 { .. } => (K::PARAMETER == Use::No).then(null_mut),
     };
     let moments = M::DTYPE == Dtype::F32 || K::MOMENTS.iter().all(|&moment| moment == Use::No);
-    parameter.filter(|_| moments).map(|parameter| Row {
+    parameter.filter(|_| moments).map(|parameter| Rows {
         parameter,
         moments: chunk.moments.map(<*mut u8>::cast),
         ema: chunk.ema,
@@ -282,7 +288,7 @@ fn direct<K: Kernel, M: Moments>(chunk: &Chunk) -> Option<Row> {
 unsafe fn row<S: Isa, K: Kernel, G: Gradient, M: Moments>(
     isa: S,
     kernel: &K,
-    arrays: &Row,
+    arrays: &Rows,
     start: usize,
     lanes: &mut [S::Lanes; 3],
 ) {

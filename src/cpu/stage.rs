@@ -1,14 +1,19 @@
-//! A row of f32 between a kernel and arrays that are kept otherwise, or that end within the row: brought in, and taken out
-//! again. And the random bits of a row.
+//! Rows of f32 between a kernel and arrays that are kept otherwise, or that end within a row: brought in, and taken out
+//! again. And the random bits of these rows.
 
-use super::kernel::{Chunk, Gradient, Kernel, Master, Moments, Parameter, Row, Use};
+use super::kernel::{Chunk, Gradient, Kernel, Master, Moments, Parameter, Rows, Use};
 use super::simd::{Isa, LANES, RANDOM, Vector};
 use crate::Dtype;
 use crate::args::{
     FADAM_RANDOM_BLOCK, FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ, FADAM_RANDOM_PARAMETER,
     FADAM_RANDOM_PURPOSE_BITS,
 };
+use std::mem::MaybeUninit;
 use std::ptr::null;
+
+/// Elements of each array that are on the stage at a time: they fit the innermost cache, and random bits are drawn for as
+/// many at a time.
+pub(super) const BLOCK: usize = RANDOM;
 
 /// Where a parameter's random bits in one step come from: Philox4x32-10, the seed its key, and the counter
 /// (element / 8, step, parameter and purpose).
@@ -34,16 +39,22 @@ impl Random {
     }
 }
 
-/// Room for one row of each array.
+/// Room for BLOCK elements.
+type Floats = MaybeUninit<[f32; BLOCK]>;
+type Halves = MaybeUninit<[u16; BLOCK]>;
+
+/// Room for BLOCK elements of each array. Nothing in it is read before it is written.
 #[repr(align(64))]
 pub(super) struct Stage {
-    parameter: [f32; LANES],
-    moments: [[f32; LANES]; 3],
-    ema: [f32; LANES],
+    parameter: Floats,
+    moments: [Floats; 3],
+    ema: Floats,
     /// Of either type.
-    gradient: [f32; LANES],
-    /// For parameter, first and second moment: of this row and the next ones.
-    random: [[u16; RANDOM]; 3],
+    gradient: Floats,
+    /// Of bf16 that ends within a row.
+    halves: [Halves; 2],
+    /// For parameter, first and second moment.
+    random: [Halves; 3],
 }
 
 /// What the random bits are for, in the order of `Stage::random`.
@@ -53,15 +64,17 @@ impl Stage {
     #[inline(always)]
     pub(super) fn new() -> Self {
         Self {
-            parameter: [0.0; LANES],
-            moments: [[0.0; LANES]; 3],
-            ema: [0.0; LANES],
-            gradient: [0.0; LANES],
-            random: [[0; RANDOM]; 3],
+            parameter: Floats::uninit(),
+            moments: [Floats::uninit(); 3],
+            ema: Floats::uninit(),
+            gradient: Floats::uninit(),
+            halves: [Halves::uninit(); 2],
+            random: [Halves::uninit(); 3],
         }
     }
 
-    /// A row of at most LANES elements, padded with zeros: in place where it is whole and kept as f32, else a copy here.
+    /// At most BLOCK elements, padded with zeros to whole rows: in place where they are whole rows and kept as f32, else
+    /// copies here.
     ///
     /// # Safety
     /// Every array of `part` that the kernel uses is valid for its length.
@@ -70,38 +83,38 @@ impl Stage {
         &mut self,
         isa: S,
         part: &Chunk,
-    ) -> Row {
-        let whole = part.len == LANES;
-        let mut row = Row {
-            parameter: self.parameter.as_mut_ptr(),
-            moments: self.moments.each_mut().map(|moment| moment.as_mut_ptr()),
+    ) -> Rows {
+        let whole = part.len.is_multiple_of(LANES);
+        let mut rows = Rows {
+            parameter: floats(&mut self.parameter),
+            moments: self.moments.each_mut().map(floats),
             ema: part.ema,
             gradient: part.gradient,
             random: [null(); 2],
         };
-        // SAFETY: the caller's; copies have room for a row.
+        // SAFETY: the caller's; copies have room for the part.
         unsafe {
             if !whole {
-                self.gradient = [0.0; LANES];
-                let from = part.gradient;
-                from.copy_to_nonoverlapping(self.gradient.as_mut_ptr().cast(), part.len * G::SIZE);
-                row.gradient = self.gradient.as_ptr().cast();
+                let copy = floats(&mut self.gradient).cast::<u8>();
+                part.gradient.copy_to_nonoverlapping(copy, part.len * G::SIZE);
+                copy.add(part.len * G::SIZE).write_bytes(0, (whole_rows(part.len) - part.len) * G::SIZE);
+                rows.gradient = copy;
             }
             if !whole && !part.ema.is_null() && K::PARAMETER == Use::Writes {
-                pad(part.ema, part.len, &mut self.ema);
-                row.ema = self.ema.as_mut_ptr();
+                rows.ema = floats(&mut self.ema);
+                pad(part.ema, part.len, rows.ema);
             }
             if K::PARAMETER != Use::No {
                 match part.parameter {
-                    Parameter::F32(array) if whole => row.parameter = array,
-                    Parameter::F32(array) => pad(array, part.len, &mut self.parameter),
+                    Parameter::F32(array) if whole => rows.parameter = array,
+                    Parameter::F32(array) => pad(array, part.len, rows.parameter),
                     Parameter::Bf16 { value, master, has_master } => match master {
-                        Master::F32(array) if has_master && whole => row.parameter = array,
-                        Master::F32(array) if has_master => pad(array, part.len, &mut self.parameter),
+                        Master::F32(array) if has_master && whole => rows.parameter = array,
+                        Master::F32(array) if has_master => pad(array, part.len, rows.parameter),
                         Master::Remainder(array) if has_master => {
-                            join(isa, value, array, part.len, &mut self.parameter);
+                            join(isa, value, array, part.len, &mut self.halves, rows.parameter);
                         }
-                        _ => widen(isa, value, part.len, &mut self.parameter),
+                        _ => widen(isa, value, part.len, &mut self.halves[0], rows.parameter),
                     },
                 }
             }
@@ -110,9 +123,9 @@ impl Stage {
                     continue;
                 }
                 match M::DTYPE {
-                    Dtype::F32 if whole => row.moments[i] = array.cast(),
-                    Dtype::F32 => pad(array.cast(), part.len, &mut self.moments[i]),
-                    Dtype::Bf16 => widen(isa, array.cast(), part.len, &mut self.moments[i]),
+                    Dtype::F32 if whole => rows.moments[i] = array.cast(),
+                    Dtype::F32 => pad(array.cast(), part.len, rows.moments[i]),
+                    Dtype::Bf16 => widen(isa, array.cast(), part.len, &mut self.halves[0], rows.moments[i]),
                 }
             }
         }
@@ -125,21 +138,14 @@ impl Stage {
                 moments && K::MOMENTS[1] == Use::Writes,
             ];
             for (i, purpose) in PURPOSES.into_iter().enumerate().filter(|&(i, _)| rounds[i]) {
-                if part.start.is_multiple_of(RANDOM) {
-                    random.fill(isa, purpose, part.start, &mut self.random[i]);
-                }
+                let bits = self.random[i].write([0; BLOCK]);
+                random.fill(isa, purpose, part.start, bits);
                 if i > 0 {
-                    row.random[i - 1] = self.random_bits(i, part.start);
+                    rows.random[i - 1] = bits.as_ptr();
                 }
             }
         }
-        row
-    }
-
-    /// Of the row that begins at this element.
-    #[inline(always)]
-    fn random_bits(&self, purpose: usize, start: usize) -> *const u16 {
-        self.random[purpose][start % RANDOM..].as_ptr()
+        rows
     }
 
     /// What the kernel has written, to where it is kept.
@@ -148,7 +154,7 @@ impl Stage {
     /// As for `bring_in`, which went before with the same part.
     #[inline(always)]
     pub(super) unsafe fn take_out<S: Isa, K: Kernel, M: Moments>(&mut self, isa: S, part: &Chunk) {
-        let whole = part.len == LANES;
+        let whole = part.len.is_multiple_of(LANES);
         // SAFETY: the caller's.
         unsafe {
             for (i, &array) in part.moments.iter().enumerate() {
@@ -157,37 +163,39 @@ impl Stage {
                 }
                 match M::DTYPE {
                     Dtype::F32 if whole => {}
-                    Dtype::F32 => unpad(&self.moments[i], array.cast(), part.len),
+                    Dtype::F32 => unpad(floats(&mut self.moments[i]), array.cast(), part.len),
                     Dtype::Bf16 => {
                         // The kernel has rounded them.
-                        narrow(isa, Round::No, self.moments[i].as_ptr(), array.cast(), part.len);
+                        let from = floats(&mut self.moments[i]);
+                        narrow(isa, Round::No, from, array.cast(), part.len, &mut self.halves[0]);
                     }
                 }
             }
             if K::PARAMETER != Use::Writes {
                 return;
             }
+            let parameter = floats(&mut self.parameter);
             if !whole && !part.ema.is_null() {
-                unpad(&self.ema, part.ema, part.len);
+                unpad(floats(&mut self.ema), part.ema, part.len);
             }
             match part.parameter {
                 Parameter::F32(_) if whole => {}
-                Parameter::F32(array) => unpad(&self.parameter, array, part.len),
+                Parameter::F32(array) => unpad(parameter, array, part.len),
                 Parameter::Bf16 { value, master: Master::Remainder(array), .. } => {
-                    split(isa, &self.parameter, value, array, part.len);
+                    split(isa, parameter, value, array, part.len, &mut self.halves);
                 }
                 Parameter::Bf16 { value, master: Master::F32(array), has_master } => {
                     let in_place = whole && has_master;
-                    let from = if in_place { array.cast_const() } else { self.parameter.as_ptr() };
+                    let from = if in_place { array } else { parameter };
                     if !in_place {
-                        unpad(&self.parameter, array, part.len);
+                        unpad(parameter, array, part.len);
                     }
-                    narrow(isa, Round::Nearest, from, value, part.len);
+                    narrow(isa, Round::Nearest, from, value, part.len, &mut self.halves[0]);
                 }
                 Parameter::Bf16 { value, master: Master::None, .. } => {
-                    let stochastic = part.random.map(|_| Round::Stochastic(self.random_bits(0, part.start)));
+                    let stochastic = part.random.map(|_| Round::Stochastic(self.random[0].as_ptr().cast()));
                     let round = stochastic.unwrap_or(Round::Nearest);
-                    narrow(isa, round, self.parameter.as_ptr(), value, part.len);
+                    narrow(isa, round, parameter, value, part.len, &mut self.halves[0]);
                 }
             }
         }
@@ -200,45 +208,59 @@ enum Round {
     /// They are.
     No,
     Nearest,
-    /// By the random bits of a row.
+    /// By as many random bits.
     Stochastic(*const u16),
 }
 
+fn floats(room: &mut Floats) -> *mut f32 {
+    room.as_mut_ptr().cast()
+}
+
+/// The end of the row that the last element is in.
+#[inline(always)]
+fn whole_rows(len: usize) -> usize {
+    len.next_multiple_of(LANES)
+}
+
 /// # Safety
-/// `from` is valid for `len` elements, at most LANES; so below.
+/// `from` is valid for `len` elements, at most BLOCK; so below.
 #[inline(always)]
-unsafe fn pad(from: *const f32, len: usize, into: &mut [f32; LANES]) {
-    *into = [0.0; LANES];
+unsafe fn pad(from: *const f32, len: usize, into: *mut f32) {
     // SAFETY: the caller's.
-    unsafe { from.copy_to_nonoverlapping(into.as_mut_ptr(), len) };
+    unsafe {
+        from.copy_to_nonoverlapping(into, len);
+        into.add(len).write_bytes(0, whole_rows(len) - len);
+    }
 }
 
 #[inline(always)]
-unsafe fn unpad(from: &[f32; LANES], to: *mut f32, len: usize) {
+unsafe fn unpad(from: *const f32, to: *mut f32, len: usize) {
     // SAFETY: the caller's.
-    unsafe { from.as_ptr().copy_to_nonoverlapping(to, len) };
+    unsafe { from.copy_to_nonoverlapping(to, len) };
 }
 
-/// A row of u16: itself where it is whole, else its copy with zeros.
+/// Whole rows of u16: themselves, else a copy with zeros behind.
 #[inline(always)]
-unsafe fn padded(from: *const u16, len: usize, copy: &mut [u16; LANES]) -> *const u16 {
-    if len == LANES {
+unsafe fn padded(from: *const u16, len: usize, copy: &mut Halves) -> *const u16 {
+    if len == whole_rows(len) {
         return from;
     }
-    *copy = [0; LANES];
+    let copy = copy.as_mut_ptr().cast::<u16>();
     // SAFETY: the caller's.
-    unsafe { from.copy_to_nonoverlapping(copy.as_mut_ptr(), len) };
-    copy.as_ptr()
+    unsafe {
+        from.copy_to_nonoverlapping(copy, len);
+        copy.add(len).write_bytes(0, whole_rows(len) - len);
+    }
+    copy
 }
 
 #[inline(always)]
-unsafe fn widen<S: Isa>(isa: S, from: *const u16, len: usize, into: &mut [f32; LANES]) {
-    let mut copy = [0; LANES];
-    // SAFETY: the caller's; vectors within a row.
+unsafe fn widen<S: Isa>(isa: S, from: *const u16, len: usize, copy: &mut Halves, into: *mut f32) {
+    // SAFETY: the caller's; vectors within whole rows.
     unsafe {
-        let from = padded(from, len, &mut copy);
-        for at in (0..LANES).step_by(S::V::WIDTH) {
-            isa.load_bf16(from.add(at)).store(into.as_mut_ptr().add(at));
+        let from = padded(from, len, copy);
+        for at in (0..whole_rows(len)).step_by(S::V::WIDTH) {
+            isa.load_bf16(from.add(at)).store(into.add(at));
         }
     }
 }
@@ -249,27 +271,32 @@ unsafe fn join<S: Isa>(
     value: *const u16,
     remainder: *const u16,
     len: usize,
-    into: &mut [f32; LANES],
+    [first, second]: &mut [Halves; 2],
+    into: *mut f32,
 ) {
-    let mut copies = [[0; LANES]; 2];
-    let [first, second] = &mut copies;
-    // SAFETY: the caller's; vectors within a row.
+    // SAFETY: the caller's; vectors within whole rows.
     unsafe {
         let (value, remainder) = (padded(value, len, first), padded(remainder, len, second));
-        for at in (0..LANES).step_by(S::V::WIDTH) {
-            isa.load_joined(value.add(at), remainder.add(at)).store(into.as_mut_ptr().add(at));
+        for at in (0..whole_rows(len)).step_by(S::V::WIDTH) {
+            isa.load_joined(value.add(at), remainder.add(at)).store(into.add(at));
         }
     }
 }
 
 #[inline(always)]
-unsafe fn narrow<S: Isa>(isa: S, round: Round, from: *const f32, to: *mut u16, len: usize) {
-    let mut copy = [0_u16; LANES];
-    let whole = len == LANES;
-    let into = if whole { to } else { copy.as_mut_ptr() };
-    // SAFETY: the caller's; vectors within a row.
+unsafe fn narrow<S: Isa>(
+    isa: S,
+    round: Round,
+    from: *const f32,
+    to: *mut u16,
+    len: usize,
+    copy: &mut Halves,
+) {
+    let whole = len == whole_rows(len);
+    let into = if whole { to } else { copy.as_mut_ptr().cast() };
+    // SAFETY: the caller's; vectors within whole rows.
     unsafe {
-        for at in (0..LANES).step_by(S::V::WIDTH) {
+        for at in (0..whole_rows(len)).step_by(S::V::WIDTH) {
             let values = isa.load(from.add(at));
             let rounded = match round {
                 Round::No => values,
@@ -279,21 +306,27 @@ unsafe fn narrow<S: Isa>(isa: S, round: Round, from: *const f32, to: *mut u16, l
             rounded.store_high(into.add(at));
         }
         if !whole {
-            copy.as_ptr().copy_to_nonoverlapping(to, len);
+            into.copy_to_nonoverlapping(to, len);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn split<S: Isa>(isa: S, from: &[f32; LANES], value: *mut u16, remainder: *mut u16, len: usize) {
-    let mut copies = [[0_u16; LANES]; 2];
-    let whole = len == LANES;
-    let [first, second] = copies.each_mut().map(|copy| copy.as_mut_ptr());
+unsafe fn split<S: Isa>(
+    isa: S,
+    from: *const f32,
+    value: *mut u16,
+    remainder: *mut u16,
+    len: usize,
+    copies: &mut [Halves; 2],
+) {
+    let whole = len == whole_rows(len);
+    let [first, second] = copies.each_mut().map(|copy| copy.as_mut_ptr().cast::<u16>());
     let (high, low) = if whole { (value, remainder) } else { (first, second) };
-    // SAFETY: the caller's; vectors within a row.
+    // SAFETY: the caller's; vectors within whole rows.
     unsafe {
-        for at in (0..LANES).step_by(S::V::WIDTH) {
-            isa.load(from.as_ptr().add(at)).store_split(high.add(at), low.add(at));
+        for at in (0..whole_rows(len)).step_by(S::V::WIDTH) {
+            isa.load(from.add(at)).store_split(high.add(at), low.add(at));
         }
         if !whole {
             first.copy_to_nonoverlapping(value, len);
