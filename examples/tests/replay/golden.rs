@@ -16,7 +16,12 @@ const ORACLE: f64 = 1e-12;
 
 /// Name and content, sorted.
 pub(crate) fn recordings() -> Vec<(String, File)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    read_recordings("../tests/golden", RECORDINGS)
+}
+
+/// Those of one folder, of which there must be so many.
+pub(crate) fn read_recordings(folder: &str, count: usize) -> Vec<(String, File)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(&folder).expect("the recordings are there") {
         let path = entry.unwrap().path();
@@ -26,7 +31,7 @@ pub(crate) fn recordings() -> Vec<(String, File)> {
         }
     }
     files.sort_by(|a, b| a.0.cmp(&b.0));
-    assert_eq!(files.len(), RECORDINGS, "recordings in {}", folder.display());
+    assert_eq!(files.len(), count, "recordings in {}", folder.display());
     files
 }
 
