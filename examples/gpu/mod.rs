@@ -2,8 +2,9 @@
 #![allow(dead_code)] // each uses its part
 
 use anyhow::{Context, Result};
-use fadam::Device;
 use fadam::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
+use fadam::{Device, Tensor, TensorMut};
+use half::bf16;
 use std::sync::Arc;
 
 /// A GPU's name for people: `cuda:0, NVIDIA H100 80GB HBM3`. None of the CPU.
@@ -45,5 +46,35 @@ impl<T: DeviceRepr + Default + Clone> Copy<T> {
 
     pub(crate) fn view_mut(&mut self) -> CudaViewMut<'_, T> {
         self.slice.slice_mut(..self.len)
+    }
+}
+
+/// A view of a tensor of either type.
+pub(crate) enum View<'a> {
+    F32(CudaView<'a, f32>),
+    Bf16(CudaView<'a, bf16>),
+}
+
+/// As [`View`], of one that a step changes.
+pub(crate) enum ViewMut<'a> {
+    F32(CudaViewMut<'a, f32>),
+    Bf16(CudaViewMut<'a, bf16>),
+}
+
+impl View<'_> {
+    pub(crate) fn tensor(&self) -> Tensor<'_> {
+        match self {
+            Self::F32(view) => view.into(),
+            Self::Bf16(view) => view.into(),
+        }
+    }
+}
+
+impl ViewMut<'_> {
+    pub(crate) fn tensor(&mut self) -> TensorMut<'_> {
+        match self {
+            Self::F32(view) => view.into(),
+            Self::Bf16(view) => view.into(),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::keys::{Domain, Keys, wrong};
 use anyhow::{Result, bail, ensure};
-use fadam::{Adam, Algorithm, Decay, FAdam, FisherAdam, NonFinite};
+use fadam::{Adam, Algorithm, Decay, Dtype, FAdam, FisherAdam, Master, NonFinite, Rounding};
 use serde_json::Value;
 
 const ALGORITHMS: [&str; 3] = ["adam", "fadam", "fisher_adam"];
@@ -21,7 +21,16 @@ pub(crate) struct Config {
     pub(crate) max_grad_norm: Option<f64>,
     pub(crate) grad_scale: f64,
     pub(crate) non_finite: NonFinite,
-    rounding_given: bool,
+    pub(crate) storage: Storage,
+}
+
+/// How bf16 parameters and moments are kept; none is the library's default.
+#[derive(Clone, Copy)]
+pub(crate) struct Storage {
+    pub(crate) master: Option<Master>,
+    pub(crate) moments: Option<Dtype>,
+    pub(crate) rounding: Option<Rounding>,
+    pub(crate) seed: Option<u64>,
 }
 
 impl Config {
@@ -43,36 +52,25 @@ impl Config {
             "non_finite",
             &[("skip", NonFinite::Skip), ("error", NonFinite::Error), ("propagate", NonFinite::Propagate)],
         )?;
-        // For bf16 parameters; an f32 parameter is its own master and draws no random numbers.
-        keys.choice("master", &[("f32", ()), ("remainder", ()), ("none", ())])?;
-        keys.whole("seed")?;
-        let rounding = keys.choice("rounding", &[("nearest", ()), ("stochastic", ())])?;
-        let bf16_moments = keys.choice("moments", &[("f32", false), ("bf16", true)])?.unwrap_or(false);
+        let storage = storage(&mut keys)?;
         refuse_others(&keys, which)?;
-        ensure!(!bf16_moments, "key `moments`: \"bf16\" is not supported yet by this version, use \"f32\"");
+        storage.check()?;
         Ok(Self {
             algorithm,
             schedule,
             max_grad_norm,
             grad_scale,
             non_finite: non_finite.unwrap_or_default(),
-            rounding_given: rounding.is_some(),
+            storage,
         })
     }
 
-    /// What the file's tensors decide: its `steps`, and that its parameters are all f32.
-    ///
-    /// `rounding` says how a value is rounded to bf16. Where parameters and moments are f32 nothing ever is, whatever
-    /// `master` says, and a key that cannot act is refused: its author expects something that will not happen.
+    /// What the file's tensors decide: its `steps`.
     pub(crate) fn check(&self, steps: usize) -> Result<()> {
         if let Some(schedule) = &self.schedule {
             let found = schedule.len();
             ensure!(found == steps, "key `lr` lists {found} numbers, expected {steps}: one for each step");
         }
-        ensure!(
-            !self.rounding_given,
-            "key `rounding`: nothing is rounded to bf16 where parameters and moments are F32, expected no such key"
-        );
         Ok(())
     }
 
@@ -83,6 +81,33 @@ impl Config {
             _ => ALGORITHMS[2],
         }
     }
+}
+
+impl Storage {
+    /// `rounding` says how a value is rounded to bf16 for good. Where a master keeps the rest and moments are f32 none is,
+    /// and a key that cannot act is refused: its author expects something that will not happen. (An f32 parameter has no
+    /// master; the rule is one of keys, the same for every file.)
+    fn check(&self) -> Result<()> {
+        let master = self.master.unwrap_or_default();
+        let rounds = master == Master::None || self.moments == Some(Dtype::Bf16);
+        ensure!(
+            rounds || self.rounding.is_none(),
+            "key `rounding`: with an fp32 master (`master` \"f32\" or \"remainder\") and f32 moments nothing is rounded, \
+             expected no such key, or `master` \"none\", or `moments` \"bf16\""
+        );
+        Ok(())
+    }
+}
+
+fn storage(keys: &mut Keys) -> Result<Storage> {
+    let masters = [("f32", Master::F32), ("remainder", Master::Remainder), ("none", Master::None)];
+    let roundings = [("nearest", Rounding::Nearest), ("stochastic", Rounding::Stochastic)];
+    Ok(Storage {
+        master: keys.choice("master", &masters)?,
+        moments: keys.choice("moments", &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)])?,
+        rounding: keys.choice("rounding", &roundings)?,
+        seed: keys.whole("seed")?,
+    })
 }
 
 /// `lr` where it is a list; a number stays where it is.

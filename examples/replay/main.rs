@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 const FORMAT: &str = "\
 IN holds
-  param/<name>      F32      a parameter before the first step
+  param/<name>      F32|BF16 a parameter before the first step
   grad/<t>/<name>   F32|BF16 its gradient in step t = 1..T; a missing one: it takes no part in that step
   metadata `optimizer`, one JSON object:
     algorithm       adam | fadam | fisher_adam
@@ -31,14 +31,15 @@ IN holds
     adam            eps, decay (l2 | decoupled), amsgrad, maximize
     fadam           eps0, eps_decay, kappa (null: infinite), decay_cap (null: none)
     fisher_adam     eps, eps2, rho, clip
-    for BF16        master (f32 | remainder | none), rounding (nearest | stochastic), moments (f32 | bf16), seed;
-                    BF16 parameters and moments are not supported yet. `master` and `seed` have no effect on F32
-                    parameters; `rounding` is refused where parameters and moments are F32
+    for BF16        master (f32 | remainder | none) of BF16 parameters, moments (f32 | bf16) of all; rounding (nearest |
+                    stochastic) of BF16 parameters with `master` none and of bf16 moments, refused where `master` is f32 or
+                    remainder and `moments` f32; seed (of stochastic, from 0 to 2^64 - 1)
   Keys left out take the library's defaults; an unknown one is an error. Other metadata is ignored.
 
 OUT holds
-  param/<name>      after step T
+  param/<name>      after step T, F32 or BF16 as in IN
   exp_avg/<name>, exp_avg_sq/<name>, and with amsgrad max_exp_avg_sq/<name>   the stored moments, F32
+  master/<name>     F32, of BF16 parameters where one is kept, for `remainder` put together
   metadata `report`, a JSON list with one object for every t:
     step, grad_norm (unscaled, unclipped; null if not finite), clip_coefficient, update_norm (fadam with kappa),
     skipped. Figures of a skipped step are null.

@@ -23,41 +23,57 @@ pub(crate) struct Recording<'file> {
 pub(crate) struct Parameter {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    pub(crate) value: Vec<f32>,
+    pub(crate) value: Values,
 }
 
 /// A gradient as it lies in the file: little-endian, aligned to nothing.
 pub(crate) struct Gradient<'file> {
     bytes: &'file [u8],
-    dtype: GradientDtype,
+    dtype: fadam::Dtype,
 }
 
-#[derive(Clone, Copy)]
-enum GradientDtype {
-    F32,
-    Bf16,
-}
-
-/// A gradient as a step takes it.
-pub(crate) enum Decoded {
+/// A tensor as a step takes it.
+pub(crate) enum Values {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
 }
 
 impl Gradient<'_> {
-    pub(crate) fn decode(&self) -> Decoded {
-        match self.dtype {
-            GradientDtype::F32 => Decoded::F32(f32s(self.bytes)),
-            GradientDtype::Bf16 => {
-                let (pairs, _) = self.bytes.as_chunks();
-                Decoded::Bf16(pairs.iter().map(|&pair| bf16::from_le_bytes(pair)).collect())
-            }
-        }
+    pub(crate) fn decode(&self) -> Values {
+        Values::decode(self.bytes, self.dtype)
     }
 }
 
-impl Decoded {
+impl Values {
+    fn decode(bytes: &[u8], dtype: fadam::Dtype) -> Self {
+        match dtype {
+            fadam::Dtype::Bf16 => Self::Bf16(elements(bytes, bf16::from_le_bytes)),
+            _ => Self::F32(elements(bytes, f32::from_le_bytes)),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    pub(crate) fn dtype(&self) -> fadam::Dtype {
+        match self {
+            Self::F32(_) => fadam::Dtype::F32,
+            Self::Bf16(_) => fadam::Dtype::Bf16,
+        }
+    }
+
     pub(crate) fn tensor(&self) -> fadam::Tensor<'_> {
+        match self {
+            Self::F32(values) => values.into(),
+            Self::Bf16(values) => values.into(),
+        }
+    }
+
+    pub(crate) fn tensor_mut(&mut self) -> fadam::TensorMut<'_> {
         match self {
             Self::F32(values) => values.into(),
             Self::Bf16(values) => values.into(),
@@ -65,9 +81,18 @@ impl Decoded {
     }
 }
 
-fn f32s(bytes: &[u8]) -> Vec<f32> {
-    let (quads, _) = bytes.as_chunks();
-    quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect()
+fn elements<T, const SIZE: usize>(bytes: &[u8], element: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
+    let (elements, _) = bytes.as_chunks();
+    elements.iter().map(|&bytes| element(bytes)).collect()
+}
+
+/// The two types that `replay` takes.
+fn dtype(tensor: &str, view: &TensorView<'_>) -> Result<fadam::Dtype> {
+    match view.dtype() {
+        Dtype::F32 => Ok(fadam::Dtype::F32),
+        Dtype::BF16 => Ok(fadam::Dtype::Bf16),
+        other => bail!("tensor `{tensor}` is {other}, expected F32 or BF16"),
+    }
 }
 
 impl<'file> Recording<'file> {
@@ -140,15 +165,9 @@ fn step(tensor: &str, t: &str) -> Result<usize> {
 fn parameters(tensors: &[Named<'_, '_>]) -> Result<Vec<Parameter>> {
     let mut parameters = Vec::new();
     for Named { tensor, view, name, .. } in tensors.iter().filter(|named| named.step.is_none()) {
-        match view.dtype() {
-            Dtype::F32 => {}
-            Dtype::BF16 => {
-                bail!("tensor `{tensor}`: a BF16 parameter is not supported yet by this version, use F32")
-            }
-            other => bail!("tensor `{tensor}` is {other}, expected F32 or BF16"),
-        }
+        let value = Values::decode(view.data(), dtype(tensor, view)?);
         let (name, shape) = (name.to_string(), view.shape().to_vec());
-        parameters.push(Parameter { name, shape, value: f32s(view.data()) });
+        parameters.push(Parameter { name, shape, value });
     }
     ensure!(!parameters.is_empty(), "there is no parameter, expected a tensor `param/<name>` at least");
     Ok(parameters) // in byte order, as the tensors are
@@ -161,11 +180,7 @@ fn steps<'file>(
     let mut steps: Vec<BTreeMap<usize, Gradient<'file>>> = Vec::new();
     for Named { tensor, view, step, name } in tensors {
         let Some(t) = *step else { continue };
-        let dtype = match view.dtype() {
-            Dtype::F32 => GradientDtype::F32,
-            Dtype::BF16 => GradientDtype::Bf16,
-            other => bail!("tensor `{tensor}` is {other}, expected F32 or BF16"),
-        };
+        let dtype = dtype(tensor, view)?;
         let Ok(index) = parameters.binary_search_by(|parameter| parameter.name.as_str().cmp(name)) else {
             bail!(
                 "tensor `{tensor}` is a gradient of an unknown parameter, expected a tensor `param/{name}` too"

@@ -1,12 +1,12 @@
 //! The replay itself: one step of the library for every t, and what it reports.
 
-use crate::config::Config;
+use crate::config::{Config, Storage};
 use crate::gpu;
-use crate::recording::{Decoded, Parameter, Recording};
+use crate::recording::{Parameter, Recording, Values};
 use anyhow::{Result, bail};
 use fadam::cuda::cudarc::driver::CudaStream;
 use fadam::{
-    Algorithm, Device, Error, NonFinite, Optimizer, ParameterId, Report, Simd, State, Tensor, Update,
+    Algorithm, Device, Dtype, Error, NonFinite, Optimizer, ParameterId, Report, Simd, State, Update,
 };
 use half::bf16;
 use serde::Serialize;
@@ -40,6 +40,19 @@ pub(crate) fn optimizer(config: &Config, device: Device, simd: Option<Simd>) -> 
     if let Some(max_grad_norm) = config.max_grad_norm {
         builder = builder.max_grad_norm(max_grad_norm);
     }
+    let Storage { master, moments, rounding, seed } = config.storage;
+    if let Some(master) = master {
+        builder = builder.master(master);
+    }
+    if let Some(moments) = moments {
+        builder = builder.moments(moments);
+    }
+    if let Some(rounding) = rounding {
+        builder = builder.rounding(rounding);
+    }
+    if let Some(seed) = seed {
+        builder = builder.seed(seed);
+    }
     let mut optimizer = builder.build()?;
     optimizer.set_grad_scale(config.grad_scale)?;
     Ok(optimizer)
@@ -53,8 +66,11 @@ pub(crate) fn replay(
 ) -> Result<Replayed> {
     let Recording { config, parameters, steps } = recording;
     let mut ids = Vec::new();
-    for parameter in parameters.iter() {
-        ids.push(optimizer.register(&parameter.name, parameter.value.len())?);
+    for Parameter { name, value, .. } in parameters.iter() {
+        ids.push(match value.dtype() {
+            Dtype::Bf16 => optimizer.register_bf16(name, value.len())?,
+            _ => optimizer.register(name, value.len())?,
+        });
     }
     let mut home = match device {
         Device::Cuda(ordinal) => Home::on_gpu(gpu::stream(ordinal)?, parameters)?,
@@ -66,7 +82,7 @@ pub(crate) fn replay(
         if let Some(schedule) = &config.schedule {
             optimizer.set_learning_rate(schedule[t - 1])?;
         }
-        let decoded: BTreeMap<usize, Decoded> =
+        let decoded: BTreeMap<usize, Values> =
             gradients.iter().map(|(&index, gradient)| (index, gradient.decode())).collect();
         let stepped = home.step(&mut optimizer, &ids, parameters, &decoded);
         // On a GPU a gradient that is not finite is found when the report is asked for.
@@ -90,22 +106,52 @@ enum Home {
     /// In the recording.
     Host,
     /// In copies.
-    Gpu { stream: Arc<CudaStream>, parameters: Vec<gpu::Copy<f32>> },
+    Gpu { stream: Arc<CudaStream>, parameters: Vec<OnGpu> },
 }
 
-/// A gradient's copy.
+/// A tensor's copy.
 enum OnGpu {
     F32(gpu::Copy<f32>),
     Bf16(gpu::Copy<bf16>),
 }
 
+impl OnGpu {
+    fn of(stream: &Arc<CudaStream>, values: &Values) -> Result<Self> {
+        Ok(match values {
+            Values::F32(values) => Self::F32(gpu::Copy::of(stream, values)?),
+            Values::Bf16(values) => Self::Bf16(gpu::Copy::of(stream, values)?),
+        })
+    }
+
+    fn view(&self) -> gpu::View<'_> {
+        match self {
+            Self::F32(copy) => gpu::View::F32(copy.view()),
+            Self::Bf16(copy) => gpu::View::Bf16(copy.view()),
+        }
+    }
+
+    fn view_mut(&mut self) -> gpu::ViewMut<'_> {
+        match self {
+            Self::F32(copy) => gpu::ViewMut::F32(copy.view_mut()),
+            Self::Bf16(copy) => gpu::ViewMut::Bf16(copy.view_mut()),
+        }
+    }
+
+    /// Of the same type, as it was when it was copied from there.
+    fn read(&self, stream: &Arc<CudaStream>, into: &mut Values) -> Result<()> {
+        match (self, into) {
+            (Self::F32(copy), Values::F32(values)) => copy.read(stream, values),
+            (Self::Bf16(copy), Values::Bf16(values)) => copy.read(stream, values),
+            _ => bail!("a tensor has changed its type"),
+        }
+    }
+}
+
 impl Home {
     fn on_gpu(stream: Arc<CudaStream>, parameters: &[Parameter]) -> Result<Self> {
-        let copies = parameters
-            .iter()
-            .map(|parameter| gpu::Copy::of(&stream, &parameter.value))
-            .collect::<Result<_>>()?;
-        Ok(Self::Gpu { stream, parameters: copies })
+        let copies = parameters.iter().map(|parameter| OnGpu::of(&stream, &parameter.value));
+        let parameters = copies.collect::<Result<_>>()?;
+        Ok(Self::Gpu { stream, parameters })
     }
 
     fn step(
@@ -113,38 +159,24 @@ impl Home {
         optimizer: &mut Optimizer,
         ids: &[ParameterId],
         host: &mut [Parameter],
-        gradients: &BTreeMap<usize, Decoded>,
+        gradients: &BTreeMap<usize, Values>,
     ) -> Result<()> {
         match self {
             Self::Host => {
                 let updates = host.iter_mut().enumerate().filter_map(|(index, parameter)| {
-                    Some(Update::new(ids[index], &mut parameter.value, gradients.get(&index)?.tensor()))
+                    let gradient = gradients.get(&index)?.tensor();
+                    Some(Update::new(ids[index], parameter.value.tensor_mut(), gradient))
                 });
                 optimizer.step(&mut updates.collect::<Vec<_>>())?;
             }
             Self::Gpu { stream, parameters } => {
-                let copy = |(&index, gradient): (&usize, &Decoded)| {
-                    let copy = match gradient {
-                        Decoded::F32(values) => OnGpu::F32(gpu::Copy::of(stream, values)?),
-                        Decoded::Bf16(values) => OnGpu::Bf16(gpu::Copy::of(stream, values)?),
-                    };
-                    Ok((index, copy))
-                };
+                let copy = |(&index, gradient)| Ok((index, OnGpu::of(stream, gradient)?));
                 let copies = gradients.iter().map(copy).collect::<Result<BTreeMap<_, _>>>()?;
-                let mut targets: Vec<_> = parameters.iter_mut().map(gpu::Copy::view_mut).collect();
-                let sources: BTreeMap<usize, _> = copies
-                    .iter()
-                    .map(|(&index, copy)| match copy {
-                        OnGpu::F32(copy) => (index, (Some(copy.view()), None)),
-                        OnGpu::Bf16(copy) => (index, (None, Some(copy.view()))),
-                    })
-                    .collect();
+                let mut targets: Vec<_> = parameters.iter_mut().map(OnGpu::view_mut).collect();
+                let sources: BTreeMap<usize, _> =
+                    copies.iter().map(|(&index, copy)| (index, copy.view())).collect();
                 let updates = targets.iter_mut().enumerate().filter_map(|(index, target)| {
-                    let gradient: Tensor<'_> = match sources.get(&index)? {
-                        (Some(wide), _) => wide.into(),
-                        (_, narrow) => narrow.as_ref()?.into(),
-                    };
-                    Some(Update::new(ids[index], target, gradient))
+                    Some(Update::new(ids[index], target.tensor(), sources.get(&index)?.tensor()))
                 });
                 optimizer.step(&mut updates.collect::<Vec<_>>())?;
             }

@@ -8,6 +8,7 @@ recorded is an oracle for an f32 implementation. README.md says what a file hold
 """
 
 import json
+import re
 import sys
 import zlib
 from dataclasses import dataclass, field
@@ -45,7 +46,8 @@ class Case:
     optimizer: dict
     shapes: dict = field(default_factory=lambda: SMALL)
     steps: int = 6
-    bf16: bool = False
+    bf16: bool = False  # the gradients
+    narrow: set = field(default_factory=set)  # the parameters that are bf16; the library steps their exact masters
     zeros: float = 0.06  # share of gradient entries that are exactly zero
     magnitude: tuple = (1e-3, 1.0)  # |g|, log-uniform
     magnitude_at: dict = field(default_factory=dict)  # (name, t) -> |g|: another magnitude for one tensor at one step; 0 = all zero
@@ -64,6 +66,8 @@ def draw(case):
     params, grads = {}, {t: {} for t in range(1, case.steps + 1)}
     for name, shape in case.shapes.items():
         params[name] = torch.tensor(0.5 * rng.standard_normal(shape), dtype=torch.float32)
+        if name in case.narrow:
+            params[name] = params[name].to(torch.bfloat16)
     for t in grads:
         for name, shape in case.shapes.items():
             low, high = np.log(case.magnitude)
@@ -277,6 +281,7 @@ SCHEDULE = [1e-3, 2e-3, 3e-3, 0.0, 2e-3, 5e-4]
 # A parameter that starts late, one that pauses, and a step without any gradient.
 MISSING = {("layers.0/attn.bias", 1), ("layers.0/attn.bias", 2), ("mix/w", 3), ("scale", 6)} | {(n, 5) for n in SMALL}
 MISSING_T6 = {m for m in MISSING if m[1] != 5}  # the same without the empty step
+NARROW = {"layers.0/attn.weight", "mix/w", "embed/table", "scale"}
 NEVER, SOMETIMES, ALWAYS = "never", "sometimes", "always"
 
 CASES = [
@@ -314,6 +319,10 @@ CASES = [
     Case("adamw_bf16_grads_clip", torch_adam, adamw(max_grad_norm=0.5), bf16=True, covers=dict(grad_clip=ALWAYS)),
     Case("adam_skip_non_finite", torch_adam, adam(grad_scale=8.0, non_finite="skip"), non_finite_at=(2, 4)),
     Case("adamw_long_tensor", torch_adam, adamw(max_grad_norm=5.0), BIG, 2, bf16=True, trajectory=False, covers=dict(grad_clip=ALWAYS)),
+    Case("adamw_bf16_params", torch_adam, adamw(master="f32"), FULL, 8, bf16=True, narrow=NARROW),
+    Case("adam_bf16_params_l2_amsgrad", torch_adam, adam(master="remainder", weight_decay=0.1, amsgrad=True, beta2=0.9), narrow=NARROW),
+    Case("adamw_bf16_params_missing_clip", torch_adam, adamw(master="remainder", max_grad_norm=0.5, lr=SCHEDULE), bf16=True, narrow=set(SMALL),
+         missing=MISSING, covers=dict(grad_clip=SOMETIMES)),
     # the same two from optax
     Case("optax_adam", optax_adam, adam(), FULL, 8),
     Case("optax_adam_l2", optax_adam, adam(weight_decay=0.1)),
@@ -321,6 +330,7 @@ CASES = [
     Case("optax_adamw_lr_schedule", optax_adam, adamw(lr=SCHEDULE)),
     Case("optax_adam_betas_below_half", optax_adam, adam(beta1=0.3, beta2=0.4)),
     Case("optax_adam_bf16_grads", optax_adam, adam(), bf16=True),
+    Case("optax_adamw_bf16_params", optax_adam, adamw(master="remainder"), bf16=True, narrow=NARROW),
     # FAdam where it is Adam
     Case("fadam_is_adam", torch_adam, fadam(), FULL, 8),
     Case("fadam_is_adam_clip_missing", torch_adam, fadam(max_grad_norm=0.5, lr=SCHEDULE), missing=MISSING, covers=dict(grad_clip=SOMETIMES)),
@@ -345,6 +355,10 @@ CASES = [
     Case("fadam_bf16_grads", composed_fadam, fadam(kappa=3.5, weight_decay=1e-3, eps0=1e-3), bf16=True, covers=dict(kappa=SOMETIMES)),
     Case("fadam_long_tensor", composed_fadam, fadam(kappa=20.0, weight_decay=1e-3, eps0=1e-4), BIG, 2, bf16=True, trajectory=False,
          covers=dict(kappa=ALWAYS)),
+    Case("fadam_bf16_params", composed_fadam, fadam(master="remainder", kappa=3.5, weight_decay=1e-3, eps0=1e-3), bf16=True, narrow=NARROW,
+         covers=dict(kappa=SOMETIMES)),
+    # one sweep, with corrections
+    Case("fadam_bf16_params_corrected", composed_fadam, fadam(master="f32", kappa=6.5), FULL, narrow=NARROW, covers=dict(kappa=SOMETIMES)),
     # FisherAdam from pytorch_optimizer
     Case("fisher_adam", pytorch_optimizer_fadam, fisher(), FULL, 8, covers=dict(eps_hat=NEVER)),
     Case("fisher_adam_no_decay", pytorch_optimizer_fadam, fisher(weight_decay=0.0)),
@@ -371,6 +385,7 @@ CASES = [
     Case("fisher_adam_grad_clip", pytorch_optimizer_fadam, fisher(max_grad_norm=0.5, grad_scale=4.0, eps=1e-2, eps2=0.5),
          covers=dict(grad_clip=SOMETIMES, eps_hat=SOMETIMES)),
     Case("fisher_adam_bf16_grads", pytorch_optimizer_fadam, fisher(), bf16=True),
+    Case("fisher_adam_bf16_params", pytorch_optimizer_fadam, fisher(master="remainder", lr=1e-2), bf16=True, narrow=NARROW),
     Case("fisher_adam_long_tensor", pytorch_optimizer_fadam, fisher(), BIG, 2, bf16=True, trajectory=False,
          covers=dict(n_clip=SOMETIMES, w_clip=ALWAYS)),
 ]
@@ -380,7 +395,10 @@ def record(case):
     params, grads = draw(case)
     # the libraries write into what they are given
     rec = case.run(case, {n: p.clone() for n, p in params.items()}, {t: {n: g.clone() for n, g in gs.items()} for t, gs in grads.items()})
-    tensors = {f"param/{n}": p for n, p in params.items()} | rec.final | (rec.trajectory if case.trajectory else {})
+    tensors = {f"param/{n}": p for n, p in params.items()}
+    for name, x in (rec.final | (rec.trajectory if case.trajectory else {})).items():
+        start, kind, n = re.fullmatch(r"(expect/(?:\d+/)?)(\w+)/(.*)", name).groups()
+        tensors[f"{start}{'master' if kind == 'param' and n in case.narrow else kind}/{n}"] = x
     tensors |= {f"grad/{t}/{n}": g for t, gs in grads.items() for n, g in gs.items()}
     metadata = {"optimizer": json.dumps(case.optimizer), "source": rec.source, "expect_report": json.dumps(rec.reports),
                 "covers": json.dumps(case.covers)}

@@ -22,6 +22,19 @@ impl Tensor {
         Self { dtype: "F32".into(), shape: shape.to_vec(), bytes }
     }
 
+    /// The same values in F32, of F32 or BF16.
+    pub(crate) fn widened(&self) -> Self {
+        let values: Vec<f32> = self.values().iter().map(|&x| x as f32).collect();
+        Self::f32(&self.shape, &values)
+    }
+
+    /// In BF16, of F32 that it can hold or not.
+    pub(crate) fn narrowed(&self) -> Self {
+        let narrow = |&x: &f64| half::bf16::from_f32(x as f32).to_le_bytes();
+        let bytes = self.values().iter().flat_map(narrow).collect();
+        Self { dtype: "BF16".into(), bytes, shape: self.shape.clone() }
+    }
+
     /// The elements, exact.
     pub(crate) fn values(&self) -> Vec<f64> {
         match self.dtype.as_str() {

@@ -7,6 +7,7 @@ mod bounded;
 mod definition;
 mod file;
 mod golden;
+mod narrow;
 mod program;
 mod refusals;
 mod same_bits;

@@ -15,10 +15,24 @@ fn small() -> File {
     file
 }
 
+/// The same with a bf16 parameter.
+fn small_bf16() -> File {
+    let mut file = small();
+    let parameter = file.tensors["param/a/w.0"].narrowed();
+    file.tensors.insert("param/a/w.0".into(), parameter);
+    file
+}
+
 fn with_optimizer(text: &str) -> Vec<u8> {
     let mut file = small();
     file.metadata.insert("optimizer".into(), text.into());
     file.bytes()
+}
+
+fn replayed_with(file: &File, optimizer: &Value) -> Vec<u8> {
+    let mut file = file.clone();
+    file.set_optimizer(optimizer);
+    replayed(&file.bytes(), &[])
 }
 
 fn with_tensor(name: &str, tensor: Tensor) -> Vec<u8> {
@@ -60,7 +74,11 @@ fn assert_refused(what: &str, input: &[u8], args: &[&str], words: &[&str]) {
 fn what_is_refused_here_is_else_accepted() {
     let out = File::parse(&replayed(&small().bytes(), &[]));
     assert_eq!(out.report("report").len(), 2);
-    assert_eq!(out.tensors.keys().collect::<Vec<_>>(), ["exp_avg/a/w.0", "exp_avg_sq/a/w.0", "param/a/w.0"]);
+    let tensors = ["exp_avg/a/w.0", "exp_avg_sq/a/w.0", "param/a/w.0"];
+    assert_eq!(out.tensors.keys().collect::<Vec<_>>(), tensors);
+    let out = File::parse(&replayed(&small_bf16().bytes(), &[]));
+    let with_master = ["exp_avg/a/w.0", "exp_avg_sq/a/w.0", "master/a/w.0", "param/a/w.0"];
+    assert_eq!(out.tensors.keys().collect::<Vec<_>>(), with_master);
 }
 
 #[test]
@@ -126,8 +144,9 @@ fn every_word_is_checked() {
         ("seed", "expected a whole number from 0 to 18446744073709551615"),
     ];
     for (key, expected) in words {
-        for value in [json!("other"), json!("Adam"), json!(null), json!(-1), json!(0.5), json!([]), json!({})]
-        {
+        let others = ["other", "Adam", "F32", "BF16", "Nearest", "remainder ", "1", ""].map(Value::from);
+        let no_words = [json!(null), json!(-1), json!(0.5), json!(1.0), json!(1e300), json!([]), json!({})];
+        for value in others.into_iter().chain(no_words) {
             let mut optimizer = json!({"algorithm": "adam"});
             optimizer[key] = value;
             let bytes = with_optimizer(&optimizer.to_string());
@@ -159,7 +178,7 @@ fn keys_of_no_algorithm_and_of_another() {
 
 #[test]
 fn the_optimizer_as_a_whole() {
-    let cases: [(&str, &[&str]); 13] = [
+    let cases: [(&str, &[&str]); 11] = [
         ("", &["metadata `optimizer`"]),
         ("{", &["metadata `optimizer`"]),
         ("null", &["metadata `optimizer`", "expected one JSON object"]),
@@ -171,19 +190,51 @@ fn the_optimizer_as_a_whole() {
         (r#"{"algorithm": "adam", "lr": [1]}"#, &["key `lr`", "1 numbers", "expected 2"]),
         (r#"{"algorithm": "fadam", "lr": [1, 1, 1]}"#, &["key `lr`", "3 numbers", "expected 2"]),
         (r#"{"algorithm": "fadam", "lr": [1, null]}"#, &["key `lr[1]` is null", "at least 0"]),
-        (r#"{"algorithm": "adam", "moments": "bf16"}"#, &["`moments`", "not supported yet by this version"]),
-        (r#"{"algorithm": "adam", "rounding": "nearest"}"#, &["`rounding`", "F32"]),
     ];
     for (optimizer, words) in cases {
         assert_refused(optimizer, &with_optimizer(optimizer), &[], words);
     }
-    for master in ["f32", "remainder", "none"] {
-        let optimizer = json!({"algorithm": "adam", "master": master, "rounding": "stochastic"}).to_string();
-        assert_refused(&optimizer, &with_optimizer(&optimizer), &[], &["`rounding`", "F32"]);
-    }
     let mut file = small();
     file.metadata = [("Optimizer".to_string(), "{}".to_string())].into();
     assert_refused("no optimizer", &file.bytes(), &[], &["metadata `optimizer` is missing"]);
+}
+
+/// It acts on parameters without a master and on bf16 moments. Whether one is in the file makes no difference.
+#[test]
+fn rounding_where_nothing_is_rounded() {
+    let keys = [
+        (json!({}), false),
+        (json!({"moments": "f32"}), false),
+        (json!({"master": "f32"}), false),
+        (json!({"master": "remainder", "moments": "f32"}), false),
+        (json!({"master": "none"}), true),
+        (json!({"master": "none", "moments": "f32"}), true),
+        (json!({"moments": "bf16"}), true),
+        (json!({"master": "f32", "moments": "bf16"}), true),
+        (json!({"master": "none", "moments": "bf16"}), true),
+    ];
+    for (keys, acts) in keys {
+        for (algorithm, rounding) in
+            [("adam", "nearest"), ("fadam", "stochastic"), ("fisher_adam", "nearest")]
+        {
+            let mut optimizer = json!({"algorithm": algorithm, "rounding": rounding});
+            optimizer.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            for mut file in [small(), small_bf16()] {
+                file.set_optimizer(&optimizer);
+                if acts {
+                    replayed(&file.bytes(), &[]);
+                } else {
+                    let words = [
+                        "metadata `optimizer`",
+                        "key `rounding`",
+                        "nothing is rounded",
+                        "expected no such key",
+                    ];
+                    assert_refused(&optimizer.to_string(), &file.bytes(), &[], &words);
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -216,7 +267,11 @@ fn tensors() {
         ("grad/3/a/w.0", matrix, &["`grad/3/a/w.0`", "shape [1, 2], expected [2]"]),
         ("grad/3/a/w.0", Tensor::f32(&[3], &[0.0; 3]), &["`grad/3/a/w.0`", "shape [3], expected [2]"]),
         ("grad/3/a/w.0", Tensor::f32(&[], &[0.0]), &["`grad/3/a/w.0`", "shape [], expected [2]"]),
-        ("param/b", dtype("BF16", 2), &["`param/b`", "BF16", "not supported yet by this version"]),
+        ("param/b", dtype("F16", 2), &["`param/b` is F16, expected F32 or BF16"]),
+        ("param/b", dtype("I16", 2), &["`param/b` is I16, expected F32 or BF16"]),
+        ("param/b", dtype("U16", 2), &["`param/b` is U16, expected F32 or BF16"]),
+        ("param/b", dtype("F8_E4M3", 1), &["`param/b` is F8_E4M3, expected F32 or BF16"]),
+        ("param/b", dtype("I64", 8), &["`param/b` is I64, expected F32 or BF16"]),
         ("param/b", dtype("I32", 4), &["`param/b` is I32, expected F32 or BF16"]),
         ("param/b", dtype("F64", 8), &["`param/b` is F64, expected F32 or BF16"]),
         ("param/b", dtype("BOOL", 1), &["`param/b` is BOOL, expected F32 or BF16"]),
@@ -227,6 +282,21 @@ fn tensors() {
     for (name, tensor, words) in cases {
         assert_refused(name, &with_tensor(name, tensor), &[], words);
     }
+    // As large as an F32 gradient of half as many elements, and as one of its own.
+    let mut file = small_bf16();
+    for shape in [&[1][..], &[4], &[2, 1], &[], &[0]] {
+        let len = shape.iter().product();
+        for gradient in [Tensor::f32(shape, &vec![1.0; len]), Tensor::f32(shape, &vec![1.0; len]).narrowed()]
+        {
+            file.tensors.insert("grad/2/a/w.0".into(), gradient);
+            let words = format!("`grad/2/a/w.0` has shape {shape:?}, expected [2], that of `param/a/w.0`");
+            assert_refused(&words, &file.bytes(), &[], &[&words]);
+        }
+    }
+    let mut file = small_bf16();
+    file.tensors.get_mut("param/a/w.0").unwrap().bytes.extend([0; 4]); // as if it were F32
+    assert_refused("bytes of F32", &file.bytes(), &[], &["not a safetensors file"]);
+
     let mut file = small();
     file.tensors.clear();
     assert_refused("no tensor at all", &file.bytes(), &[], &["there is no parameter"]);
@@ -303,6 +373,35 @@ fn what_is_unusual_but_legal() {
     assert_eq!((out.report("report").len(), &out.tensors["param/a/w.0"]), (0, &none.tensors["param/a/w.0"]));
 }
 
+/// The same of bf16 parameters, and tensors that no file has alone: without elements, without dimensions.
+#[test]
+fn bf16_parameters_of_any_shape() {
+    for master in ["f32", "remainder", "none"] {
+        for moments in ["f32", "bf16"] {
+            let mut file = File::default();
+            file.set_optimizer(&json!({"algorithm": "adam", "master": master, "moments": moments}));
+            for (name, shape) in
+                [("a", &[][..]), ("b", &[0]), ("c", &[3, 0, 2]), ("d", &[1, 3, 1]), ("e\n/\"", &[5])]
+            {
+                let ones = Tensor::f32(shape, &vec![1.0; shape.iter().product()]);
+                file.tensors.insert(format!("param/{name}"), ones.narrowed());
+                file.tensors.insert(format!("grad/1/{name}"), ones.clone());
+                file.tensors.insert(format!("grad/2/{name}"), ones.narrowed());
+            }
+            let out = File::parse(&replayed(&file.bytes(), &[]));
+            let kinds = if master == "none" { 3 } else { 4 };
+            assert_eq!(out.tensors.len(), 5 * kinds, "{master}, {moments}");
+            for (name, parameter) in file.under("param/") {
+                for kind in ["param", "exp_avg", "exp_avg_sq", "master"].iter().take(kinds) {
+                    let tensor = &out.tensors[&format!("{kind}/{name}")];
+                    let dtype = if *kind == "param" { "BF16" } else { "F32" };
+                    assert_eq!((tensor.dtype.as_str(), &tensor.shape), (dtype, &parameter.shape), "{kind}");
+                }
+            }
+        }
+    }
+}
+
 /// Any key left out is the same as its default written out.
 #[test]
 fn defaults() {
@@ -328,9 +427,26 @@ fn defaults() {
         for keys in [&common, &own] {
             long.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         }
-        let [short, long] =
-            [short, long].map(|optimizer| replayed(&with_optimizer(&optimizer.to_string()), &[]));
-        assert!(short == long, "{own}");
+        for file in [small(), small_bf16()] {
+            let [short, long] = [&short, &long].map(|optimizer| replayed_with(&file, optimizer));
+            assert!(short == long, "{own}");
+        }
+    }
+    // `rounding` may not be given there, and has a default where it may.
+    for keys in
+        [json!({"master": "none"}), json!({"moments": "bf16"}), json!({"master": "none", "moments": "bf16"})]
+    {
+        let mut short = json!({"algorithm": "adam", "lr": 0.01});
+        short.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let mut long = short.clone();
+        long.as_object_mut()
+            .unwrap()
+            .extend(json!({"rounding": "stochastic", "seed": 0}).as_object().unwrap().clone());
+        let mut nearest = short.clone();
+        nearest["rounding"] = "nearest".into();
+        let [short, long, nearest] =
+            [short, long, nearest].map(|optimizer| replayed_with(&small_bf16(), &optimizer));
+        assert!(short == long && short != nearest, "{keys}");
     }
 }
 
@@ -491,6 +607,8 @@ fn the_command_line() {
         "grad/<t>/<name>",
         "metadata `report`",
         "decay_cap",
+        "master/<name>",
+        "F32|BF16",
     ] {
         assert!(help.stdout.contains(word), "{word} is not in --help");
     }
