@@ -4,15 +4,15 @@
 
 /// Decides whether the step takes place, and if so advances each task's parameter and computes its scalars. One block.
 extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) adam_finalize(StepArgs args) {
-    double clip;
-    if (!begin_step(args, &clip)) return;
-    double grad_scale = clip / global<const Settings>(args.settings)->grad_scale;
+    Start start;
+    if (!begin_step(args, &start)) return;
     for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
         const Task &task = global<const Task>(args.tasks)[i];
-        const AdamHyper &hyper = global<const AdamHyper>(args.hypers)[task.group];
+        AdamHyper hyper = global<const AdamHyper>(args.hypers)[task.group];
+        hyper.lr *= start.lr_factor;
         Progress &progress = record_of(args, i).progress;
         advance(progress, hyper.beta1, hyper.beta2);
-        global<AdamStep>(args.scalars)[i] = adam_scalars(hyper, progress, grad_scale);
+        global<AdamStep>(args.scalars)[i] = adam_scalars(hyper, progress, start.grad_scale);
 #if FADAM_NORMS
         keep_gradient_norm(args, i);
 #endif

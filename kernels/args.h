@@ -125,8 +125,13 @@ struct Settings {
     double grad_scale;
     double max_grad_norm; /* 0: no clipping */
     double kappa;
-    unsigned int reads_gradients; /* norm_partial goes before finalize */
-    unsigned int skips;           /* a gradient that is not finite skips the step */
+    double growth_factor, backoff_factor; /* of the loss scale */
+    unsigned long long growth_interval;   /* likewise; 0: the loss is not scaled */
+    unsigned long long factors;           /* double[last_factor + 1]: the schedule; 0: none */
+    unsigned long long last_factor;       /* goes for all later steps, too */
+    unsigned int reads_gradients;         /* norm_partial goes before finalize */
+    unsigned int skips;                   /* a gradient that is not finite skips the step */
+    unsigned int counts_skipped;          /* the schedule advances in a skipped step, too */
 };
 
 /* The scalars of a FisherAdam step, and what its sums have decided so far. */
@@ -152,6 +157,11 @@ struct Control {
     double clip_coefficient;
     double update_norm;
     double update_clip; /* FAdam: kappa / |delta|, or 1 */
+    unsigned long long schedule_step; /* the place in the schedule of the next step */
+    double learning_rate_factor;      /* by the schedule, of the last step; 1 without one */
+    unsigned long long good_steps;    /* in a row, since the loss scale last changed */
+    double loss_scale;                /* of the next loss, if it is scaled */
+    double last_loss_scale;           /* of the last step's; 0: it was not scaled */
     unsigned int failed_parameter;
     unsigned int skipped; /* the last call changed nothing */
 };

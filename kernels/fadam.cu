@@ -7,15 +7,15 @@
 
 /// Decides whether the step takes place, and if so advances each task's parameter and computes its scalars. One block.
 extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fadam_finalize(StepArgs args) {
-    double clip;
-    if (!begin_step(args, &clip)) return;
-    double grad_scale = clip / global<const Settings>(args.settings)->grad_scale;
+    Start start;
+    if (!begin_step(args, &start)) return;
     for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
         const Task &task = global<const Task>(args.tasks)[i];
-        const FAdamHyper &hyper = global<const FAdamHyper>(args.hypers)[task.group];
+        FAdamHyper hyper = global<const FAdamHyper>(args.hypers)[task.group];
+        hyper.lr *= start.lr_factor;
         Progress &progress = record_of(args, i).progress;
         advance(progress, hyper.beta1, hyper.beta2);
-        global<FAdamStep>(args.scalars)[i] = fadam_scalars(hyper, progress, grad_scale);
+        global<FAdamStep>(args.scalars)[i] = fadam_scalars(hyper, progress, start.grad_scale);
 #if FADAM_NORMS
         keep_gradient_norm(args, i);
 #endif
@@ -105,7 +105,8 @@ extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam_correct(StepArgs args) {
         chunk.has_master = true; // since the sweep before
 #endif
         const FAdamStep step = global<const FAdamStep>(args.scalars)[chunk.task_index];
-        float back = (float)(global<const FAdamHyper>(args.hypers)[chunk.group].lr * (1.0 - control.update_clip));
+        const double lr = global<const FAdamHyper>(args.hypers)[chunk.group].lr * control.learning_rate_factor;
+        float back = (float)(lr * (1.0 - control.update_clip));
         for (; chunk.rest > 0; chunk.next_row()) {
             float p[FADAM_VECTOR], m[FADAM_VECTOR], s[FADAM_VECTOR];
             chunk.load_parameter(p);

@@ -6,6 +6,10 @@
 /// PyTorch's `clip_grad_norm_` adds this to the norm.
 #define FADAM_CLIP_EPS 1e-6
 
+/// Within, the loss scale and its inverse are normal f32 numbers.
+#define FADAM_LOSS_SCALE_MIN 0x1p-126
+#define FADAM_LOSS_SCALE_MAX 0x1p126
+
 /// Sums one tensor's partials: lane j takes partials j, j + 256, ..., eight lanes a thread of one warp; then lanes j and
 /// j + width fold for width = 128, 64, ..., 1. The result is the first thread's. Lanes without partials hold 0.
 __device__ __forceinline__ double fold_partials(const float *partials, u64 count) {
@@ -35,6 +39,11 @@ __device__ __forceinline__ double *sums_of(const StepArgs &args, unsigned int sl
 
 __device__ __forceinline__ Control *control_of(const StepArgs &args) { return global<Control>(args.control); }
 
+/// What the loss was multiplied with, which every gradient is to be divided by.
+__device__ __forceinline__ double loss_scale(const Settings &settings, const Control &control) {
+    return settings.growth_interval ? control.loss_scale : 1.0;
+}
+
 __device__ __forceinline__ Record &record_of(const StepArgs &args, u64 task) {
     return *global<Record>(global<const Task>(args.tasks)[task].record);
 }
@@ -57,11 +66,40 @@ __device__ __forceinline__ double total(const StepArgs &args, unsigned int slot)
     return total;
 }
 
-/// Counts the call, judges the gradients and finds the clip coefficient. All threads get the same answer: whether the
-/// step takes place, and if so `clip`.
-__device__ __forceinline__ bool begin_step(const StepArgs &args, double *clip) {
+/// What the schedule multiplies the learning rates with in this step.
+__device__ __forceinline__ double scheduled_factor(const Settings &settings, const Control &control) {
+    if (!settings.factors) return 1.0;
+    const u64 step = control.schedule_step;
+    return global<const double>(settings.factors)[step < settings.last_factor ? step : settings.last_factor];
+}
+
+/// The loss scale after a step, as PyTorch's GradScaler has it, but in f64 and within bounds.
+__device__ __forceinline__ void adapt_loss_scale(const Settings &settings, Control &control, bool finite) {
+    if (!finite) {
+        double smaller = control.loss_scale * settings.backoff_factor;
+        control.loss_scale = smaller < FADAM_LOSS_SCALE_MIN ? FADAM_LOSS_SCALE_MIN : smaller;
+        control.good_steps = 0;
+        return;
+    }
+    control.good_steps += 1;
+    if (control.good_steps < settings.growth_interval) return;
+    double larger = control.loss_scale * settings.growth_factor;
+    if (larger <= FADAM_LOSS_SCALE_MAX) control.loss_scale = larger;
+    control.good_steps = 0;
+}
+
+/// What every tensor's scalars depend on.
+struct Start {
+    double clip;       // the coefficient of clipping by max_grad_norm
+    double grad_scale; // clip over all that the gradients were multiplied with
+    double lr_factor;  // of the schedule
+};
+
+/// Counts the call, judges the gradients and finds the clip coefficient; moves the schedule and the loss scale on. All
+/// threads get the same answer: whether the step takes place, and if so `start`.
+__device__ __forceinline__ bool begin_step(const StepArgs &args, Start *start) {
     const Settings &settings = *global<const Settings>(args.settings);
-    __shared__ double coefficient;
+    __shared__ Start found;
     __shared__ bool skipped;
     if (settings.reads_gradients) {
         fold_tasks(args, 0);
@@ -69,8 +107,9 @@ __device__ __forceinline__ bool begin_step(const StepArgs &args, double *clip) {
     }
     if (threadIdx.x == 0) {
         Control &control = *control_of(args);
+        const double scale = loss_scale(settings, control);
+        double coefficient = 1.0;
         control.step += 1;
-        coefficient = 1.0;
         skipped = false;
         if (settings.reads_gradients) {
             const double *sums = sums_of(args, 0);
@@ -90,12 +129,19 @@ __device__ __forceinline__ bool begin_step(const StepArgs &args, double *clip) {
                 coefficient = c > 1.0 ? 1.0 : c;
             }
         }
+        found.clip = coefficient;
+        found.grad_scale = coefficient / (settings.grad_scale * scale);
+        found.lr_factor = scheduled_factor(settings, control);
+        control.learning_rate_factor = found.lr_factor;
+        control.last_loss_scale = settings.growth_interval ? scale : 0.0;
         if (skipped) control.skipped_steps += 1;
+        if (!skipped || settings.counts_skipped) control.schedule_step += 1;
+        if (settings.growth_interval) adapt_loss_scale(settings, control, !skipped);
         control.skipped = skipped;
         control.clip_coefficient = coefficient;
     }
     __syncthreads();
-    *clip = coefficient;
+    *start = found;
     return !skipped;
 }
 

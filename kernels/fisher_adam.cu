@@ -5,17 +5,17 @@
 /// Decides whether the step takes place, and if so advances each task's parameter and computes its scalars, the damping
 /// from the sum of its gradient's squares included. One block.
 extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) fisher_adam_finalize(StepArgs args) {
-    double clip;
-    if (!begin_step(args, &clip)) return;
-    double grad_scale = clip / global<const Settings>(args.settings)->grad_scale;
+    Start start;
+    if (!begin_step(args, &start)) return;
     for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
         const Task &task = global<const Task>(args.tasks)[i];
-        const FisherAdamHyper &hyper = global<const FisherAdamHyper>(args.hypers)[task.group];
+        FisherAdamHyper hyper = global<const FisherAdamHyper>(args.hypers)[task.group];
+        hyper.lr *= start.lr_factor;
         Progress &progress = record_of(args, i).progress;
         double previous = advance(progress, hyper.beta1, hyper.beta2);
-        double grad_rms = sqrt(sums_of(args, 0)[i] / (double)task.len) * clip;
+        double grad_rms = sqrt(sums_of(args, 0)[i] / (double)task.len) * start.clip;
         FisherAdamScalars &scalars = global<FisherAdamScalars>(args.scalars)[i];
-        scalars.step = fisher_adam_scalars(hyper, progress, previous, grad_scale);
+        scalars.step = fisher_adam_scalars(hyper, progress, previous, start.grad_scale);
         scalars.damping = fisher_adam_damping(hyper, grad_rms);
 #if FADAM_NORMS
         keep_gradient_norm(args, i);

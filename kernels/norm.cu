@@ -4,9 +4,10 @@
 /// One array alone keeps the memory busy only if several of its rows are under way.
 #define NORM_ROWS 4
 
-/// Partial sums of (g / grad_scale)^2, one a chunk, into partials[0]. Reads 4 bytes a parameter (2 of bf16).
+/// Partial sums of (g / (grad_scale loss_scale))^2, one a chunk, into partials[0]. Reads 4 bytes a parameter (2 of bf16).
 extern "C" __global__ void __launch_bounds__(FADAM_SWEEP_THREADS) norm_partial(StepArgs args) {
-    float scale = (float)(1.0 / global<const Settings>(args.settings)->grad_scale);
+    const Settings &settings = *global<const Settings>(args.settings);
+    float scale = (float)(1.0 / (settings.grad_scale * loss_scale(settings, *control_of(args))));
     for (u64 index = first_chunk(); index < args.chunks; index += chunk_stride()) {
         Chunk chunk = locate(args, index);
         LaneSum sum;

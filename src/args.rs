@@ -266,19 +266,34 @@ pub struct Settings {
     pub grad_scale: f64,
     pub max_grad_norm: f64,
     pub kappa: f64,
+    pub growth_factor: f64,
+    pub backoff_factor: f64,
+    pub growth_interval: ::core::ffi::c_ulonglong,
+    pub factors: ::core::ffi::c_ulonglong,
+    pub last_factor: ::core::ffi::c_ulonglong,
     pub reads_gradients: ::core::ffi::c_uint,
     pub skips: ::core::ffi::c_uint,
+    pub counts_skipped: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Settings"][::core::mem::size_of::<Settings>() - 32usize];
+    ["Size of Settings"][::core::mem::size_of::<Settings>() - 80usize];
     ["Alignment of Settings"][::core::mem::align_of::<Settings>() - 8usize];
     ["Offset of field: Settings::grad_scale"][::core::mem::offset_of!(Settings, grad_scale) - 0usize];
     ["Offset of field: Settings::max_grad_norm"][::core::mem::offset_of!(Settings, max_grad_norm) - 8usize];
     ["Offset of field: Settings::kappa"][::core::mem::offset_of!(Settings, kappa) - 16usize];
+    ["Offset of field: Settings::growth_factor"][::core::mem::offset_of!(Settings, growth_factor) - 24usize];
+    ["Offset of field: Settings::backoff_factor"]
+        [::core::mem::offset_of!(Settings, backoff_factor) - 32usize];
+    ["Offset of field: Settings::growth_interval"]
+        [::core::mem::offset_of!(Settings, growth_interval) - 40usize];
+    ["Offset of field: Settings::factors"][::core::mem::offset_of!(Settings, factors) - 48usize];
+    ["Offset of field: Settings::last_factor"][::core::mem::offset_of!(Settings, last_factor) - 56usize];
     ["Offset of field: Settings::reads_gradients"]
-        [::core::mem::offset_of!(Settings, reads_gradients) - 24usize];
-    ["Offset of field: Settings::skips"][::core::mem::offset_of!(Settings, skips) - 28usize];
+        [::core::mem::offset_of!(Settings, reads_gradients) - 64usize];
+    ["Offset of field: Settings::skips"][::core::mem::offset_of!(Settings, skips) - 68usize];
+    ["Offset of field: Settings::counts_skipped"]
+        [::core::mem::offset_of!(Settings, counts_skipped) - 72usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -325,12 +340,17 @@ pub struct Control {
     pub clip_coefficient: f64,
     pub update_norm: f64,
     pub update_clip: f64,
+    pub schedule_step: ::core::ffi::c_ulonglong,
+    pub learning_rate_factor: f64,
+    pub good_steps: ::core::ffi::c_ulonglong,
+    pub loss_scale: f64,
+    pub last_loss_scale: f64,
     pub failed_parameter: ::core::ffi::c_uint,
     pub skipped: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Control"][::core::mem::size_of::<Control>() - 64usize];
+    ["Size of Control"][::core::mem::size_of::<Control>() - 104usize];
     ["Alignment of Control"][::core::mem::align_of::<Control>() - 8usize];
     ["Offset of field: Control::step"][::core::mem::offset_of!(Control, step) - 0usize];
     ["Offset of field: Control::skipped_steps"][::core::mem::offset_of!(Control, skipped_steps) - 8usize];
@@ -340,9 +360,16 @@ const _: () = {
         [::core::mem::offset_of!(Control, clip_coefficient) - 32usize];
     ["Offset of field: Control::update_norm"][::core::mem::offset_of!(Control, update_norm) - 40usize];
     ["Offset of field: Control::update_clip"][::core::mem::offset_of!(Control, update_clip) - 48usize];
+    ["Offset of field: Control::schedule_step"][::core::mem::offset_of!(Control, schedule_step) - 56usize];
+    ["Offset of field: Control::learning_rate_factor"]
+        [::core::mem::offset_of!(Control, learning_rate_factor) - 64usize];
+    ["Offset of field: Control::good_steps"][::core::mem::offset_of!(Control, good_steps) - 72usize];
+    ["Offset of field: Control::loss_scale"][::core::mem::offset_of!(Control, loss_scale) - 80usize];
+    ["Offset of field: Control::last_loss_scale"]
+        [::core::mem::offset_of!(Control, last_loss_scale) - 88usize];
     ["Offset of field: Control::failed_parameter"]
-        [::core::mem::offset_of!(Control, failed_parameter) - 56usize];
-    ["Offset of field: Control::skipped"][::core::mem::offset_of!(Control, skipped) - 60usize];
+        [::core::mem::offset_of!(Control, failed_parameter) - 96usize];
+    ["Offset of field: Control::skipped"][::core::mem::offset_of!(Control, skipped) - 100usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

@@ -1,10 +1,12 @@
 //! The device: the only place that matches on it.
 
 use crate::algorithm::Hyper;
+use crate::args::Progress;
 use crate::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda::{self, Cuda};
 use crate::optimizer::{Group, Policy};
+use crate::state::{Slot, Stored};
 use crate::storage::Storage;
 use crate::tensor::Location;
 use crate::{Algorithm, Dtype, Error, Norms, Report, Simd, State, Update};
@@ -109,6 +111,20 @@ pub(crate) struct Job {
     pub(crate) gradient_dtype: Dtype,
 }
 
+/// What an optimizer counts besides the progress of each parameter: plain numbers, all 0 at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Counters {
+    /// Calls of `step`, and how many of them were skipped.
+    pub(crate) step: u64,
+    pub(crate) skipped_steps: u64,
+    /// The place in the schedule of the next step; counted without a schedule, too.
+    pub(crate) schedule_step: u64,
+    /// Of the next loss; 0 where the loss is not scaled.
+    pub(crate) loss_scale: f64,
+    /// In a row, since the loss scale last changed.
+    pub(crate) good_steps: u64,
+}
+
 /// A step that a gradient kept from taking place; nothing has changed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NotFinite {
@@ -130,7 +146,7 @@ pub(crate) enum Failure {
 
 #[derive(Debug)]
 pub(crate) enum Backend {
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
     #[cfg(feature = "cuda")]
     Cuda(Box<Cuda>),
 }
@@ -206,7 +222,9 @@ impl Backend {
         let _ = (algorithm, norms);
         let simd = simd.map(Simd::checked).transpose()?; // also where nothing will use it
         match target.unwrap_or(Target::Device(Device::Cpu)) {
-            Target::Device(Device::Cpu) => Ok(Self::Cpu(Cpu::new(simd.unwrap_or_else(Simd::best), storage)?)),
+            Target::Device(Device::Cpu) => {
+                Ok(Self::Cpu(Box::new(Cpu::new(simd.unwrap_or_else(Simd::best), storage)?)))
+            }
             #[cfg(feature = "cuda")]
             Target::Device(Device::Cuda(ordinal)) => {
                 Ok(Self::Cuda(Box::new(Cuda::on_device(ordinal, algorithm, norms, storage)?)))
@@ -214,7 +232,9 @@ impl Backend {
             #[cfg(not(feature = "cuda"))]
             Target::Device(Device::Cuda(ordinal)) => Err(no_cuda(ordinal)),
             #[cfg(feature = "cuda")]
-            Target::Stream(stream) => Ok(Self::Cuda(Box::new(Cuda::on_stream(stream, algorithm, norms, storage)?))),
+            Target::Stream(stream) => {
+                Ok(Self::Cuda(Box::new(Cuda::on_stream(stream, algorithm, norms, storage)?)))
+            }
         }
     }
 
@@ -311,6 +331,32 @@ impl Backend {
         }
     }
 
+    pub(crate) fn counters(&mut self) -> Result<Counters, Error> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.counters()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.counters(),
+        }
+    }
+
+    /// Goes on from these, with nothing to report of the last step. A loss scale of 0, of an optimizer that had none, leaves
+    /// this one's as it is.
+    pub(crate) fn set_counters(&mut self, counters: &Counters) -> Result<(), Error> {
+        let mut counters = *counters;
+        if counters.loss_scale == 0.0 {
+            let own = self.counters()?;
+            (counters.loss_scale, counters.good_steps) = (own.loss_scale, own.good_steps);
+        }
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.set_counters(&counters);
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.set_counters(&counters),
+        }
+    }
+
     pub(crate) fn report(&mut self) -> Result<(Report, Option<NotFinite>), Error> {
         match self {
             Self::Cpu(cpu) => Ok((cpu.report(), None)),
@@ -333,5 +379,64 @@ impl Backend {
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.state(index),
         }
+    }
+
+    /// How a slot of a parameter is stored, if it is kept.
+    pub(crate) fn slot(&self, index: usize, slot: Slot) -> Option<Stored> {
+        match self {
+            Self::Cpu(cpu) => cpu.slot(index, slot),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.slot(index, slot),
+        }
+    }
+
+    /// Copies a part of a slot that is kept, from a byte on, to the host. Waits for the device.
+    pub(crate) fn read_slot(
+        &mut self,
+        index: usize,
+        slot: Slot,
+        offset: usize,
+        into: &mut [u8],
+    ) -> Result<(), Error> {
+        match self {
+            Self::Cpu(cpu) => cpu.read_slot(index, slot, offset, into),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.read_slot(index, slot, offset, into)?,
+        }
+        Ok(())
+    }
+
+    /// The way back. Waits for the device.
+    pub(crate) fn write_slot(
+        &mut self,
+        index: usize,
+        slot: Slot,
+        offset: usize,
+        from: &[u8],
+    ) -> Result<(), Error> {
+        match self {
+            Self::Cpu(cpu) => cpu.write_slot(index, slot, offset, from),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.write_slot(index, slot, offset, from)?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn progress(&mut self, index: usize) -> Result<Progress, Error> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.progress(index)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.progress(index),
+        }
+    }
+
+    /// Forgets the parameter's norms, too: they were another step's.
+    pub(crate) fn set_progress(&mut self, index: usize, progress: Progress) -> Result<(), Error> {
+        match self {
+            Self::Cpu(cpu) => cpu.set_progress(index, progress),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.set_progress(index, progress)?,
+        }
+        Ok(())
     }
 }

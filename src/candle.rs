@@ -34,7 +34,7 @@
 //! # }
 //! ```
 //!
-//! Variables are updated in place, without a copy, where they are: on the CPU, or with the feature `candle-cuda` on a GPU,
+//! Variables are f32 or bf16; a bf16 one keeps the rest of its bits with the optimizer ([`crate::Master`]). They are updated in place, without a copy, where they are: on the CPU, or with the feature `candle-cuda` on a GPU,
 //! on the stream of candle's device. A step takes the write locks of all its variables and the
 //! read locks of their gradients, in the order in which candle itself takes several locks, and holds them to its end.
 
@@ -124,7 +124,7 @@ impl Optimizer<Algorithm> {
     ///
     /// # Errors
     /// [`Error::DuplicateName`], [`Error::Aliased`] where two variables share their memory, [`Error::Dtype`] for
-    /// another type than f32, [`Error::Device`], [`Error::Layout`], and those of [`Builder::build`].
+    /// another type than f32 and bf16, [`Error::Device`], [`Error::Layout`], and those of [`Builder::build`].
     pub fn from_named(
         vars: impl IntoIterator<Item = (String, Var)>,
         builder: Builder,
@@ -147,7 +147,10 @@ impl<A> Optimizer<A> {
         for (name, var) in vars {
             check_variable(&name, &var, &inner)?;
             storages.push((storage_key(&var), name.clone()));
-            let id = inner.register(name, var.elem_count())?;
+            let id = match var.dtype() {
+                DType::BF16 => inner.register_bf16(name, var.elem_count())?,
+                _ => inner.register(name, var.elem_count())?,
+            };
             parameters.push(Parameter { var, id });
         }
         storages.sort_unstable();
@@ -294,10 +297,7 @@ fn storage_key(tensor: &candle_core::Tensor) -> usize {
 
 fn check_variable(name: &str, var: &Var, optimizer: &crate::Optimizer) -> Result<(), Error> {
     check_device(name, var, optimizer)?;
-    if var.dtype() != DType::F32 {
-        let (name, found) = (name.to_string(), var.dtype().as_str().to_string());
-        return Err(Error::Dtype { name, role: "parameter", expected: "f32", found });
-    }
+    check_dtype(name, "parameter", var)?;
     if !var.is_contiguous() {
         let found = format!("a view with strides {:?}", var.stride());
         return Err(Error::Layout { name: name.to_string(), role: "parameter", found });
@@ -312,15 +312,20 @@ fn check_gradient(
     optimizer: &crate::Optimizer,
 ) -> Result<(), Error> {
     check_device(name, gradient, optimizer)?;
-    if !matches!(gradient.dtype(), DType::F32 | DType::BF16) {
-        let (name, found) = (name.to_string(), gradient.dtype().as_str().to_string());
-        return Err(Error::Dtype { name, role: "gradient", expected: "f32 or bf16", found });
-    }
+    check_dtype(name, "gradient", gradient)?;
     if gradient.shape() != var.shape() {
         let found = format!("of shape {:?} for a parameter of shape {:?}", gradient.dims(), var.dims());
         return Err(Error::Layout { name: name.to_string(), role: "gradient", found });
     }
     Ok(())
+}
+
+fn check_dtype(name: &str, role: &'static str, tensor: &candle_core::Tensor) -> Result<(), Error> {
+    if matches!(tensor.dtype(), DType::F32 | DType::BF16) {
+        return Ok(());
+    }
+    let (name, found) = (name.to_string(), tensor.dtype().as_str().to_string());
+    Err(Error::Dtype { name, role, expected: "f32 or bf16", found })
 }
 
 /// Every tensor lies where the optimizer works.
@@ -426,7 +431,12 @@ impl Step<'_> {
                     DType::BF16 => Tensor::from_raw_parts(from.cast::<bf16>(), len),
                     _ => Tensor::from_raw_parts(from.cast::<f32>(), len),
                 };
-                Update::new(*id, TensorMut::from_raw_parts(part.parameter_at.0.cast::<f32>(), len), gradient)
+                let to = part.parameter_at.0;
+                let parameter = match var.dtype() {
+                    DType::BF16 => TensorMut::from_raw_parts(to.cast::<bf16>(), len),
+                    _ => TensorMut::from_raw_parts(to.cast::<f32>(), len),
+                };
+                Update::new(*id, parameter, gradient)
             };
             self.updates.push(update);
         }
@@ -445,7 +455,11 @@ impl Step<'_> {
                     DType::BF16 => Tensor::from_device_address::<bf16>(at(part.gradient_at), len, context),
                     _ => Tensor::from_device_address::<f32>(at(part.gradient_at), len, context),
                 };
-                let parameter = TensorMut::from_device_address::<f32>(at(part.parameter_at), len, context);
+                let to = at(part.parameter_at);
+                let parameter = match var.dtype() {
+                    DType::BF16 => TensorMut::from_device_address::<bf16>(to, len, context),
+                    _ => TensorMut::from_device_address::<f32>(to, len, context),
+                };
                 Update::new(*id, parameter, gradient)
             };
             self.updates.push(update);
@@ -467,17 +481,35 @@ impl InplaceOp1 for Frame<'_, '_> {
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         let (step, held, result) = &mut *self.step.borrow_mut();
-        let CpuStorage::F32(values) = storage else { return Err(moved().into()) };
-        step.parts[self.part].parameter_at = Address(values[layout.start_offset()..].as_mut_ptr().cast());
+        let start = layout.start_offset();
+        step.parts[self.part].parameter_at = Address(match storage {
+            CpuStorage::F32(values) => values[start..].as_mut_ptr().cast(),
+            CpuStorage::BF16(values) => values[start..].as_mut_ptr().cast(),
+            _ => return Err(moved().into()),
+        });
         *result = step.lock(self.rest, held);
         Ok(())
     }
 
     #[cfg(feature = "candle-cuda")]
     fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
+        match storage.dtype() {
+            DType::BF16 => self.lock_parameter::<bf16>(storage, layout),
+            _ => self.lock_parameter::<f32>(storage, layout),
+        }
+    }
+}
+
+#[cfg(feature = "candle-cuda")]
+impl Frame<'_, '_> {
+    fn lock_parameter<T: candle_core::cuda_backend::CudaDType>(
+        &self,
+        storage: &mut CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<()> {
         let (step, held, result) = &mut *self.step.borrow_mut();
         let stream = step.stream.clone().ok_or_else(moved)?;
-        let mut view = storage.as_cuda_slice_mut::<f32>()?.slice_mut(layout.start_offset()..);
+        let mut view = storage.as_cuda_slice_mut::<T>()?.slice_mut(layout.start_offset()..);
         let (address, _written) = view.device_ptr_mut(&stream);
         step.parts[self.part].parameter_at = Address(std::ptr::without_provenance_mut(address as usize));
         *result = step.lock(self.rest, held);

@@ -1,6 +1,7 @@
 //! The one error type: every variant names what was wrong, what was expected and what was found.
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// Why a call was refused. Nothing had changed when it was returned, except where the variant says so.
 #[derive(Debug)]
@@ -101,6 +102,22 @@ pub enum Error {
         /// What is missing, and how to get it.
         remedy: String,
     },
+    /// A file of state that is damaged, of another kind, or of another optimizer; or one that cannot be written.
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, or differs.
+        what: String,
+    },
+    /// The system refused to read or write a file.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// The system has no memory for the optimizer's state.
     OutOfMemory {
         /// The parameter.
@@ -108,8 +125,8 @@ pub enum Error {
         /// How much was asked for.
         bytes: usize,
     },
-    /// An earlier step ended half-way (a panic in a thread pool, a failed launch on a GPU): parameters and moments no longer
-    /// belong together. Restore both from a checkpoint into a new optimizer.
+    /// An earlier step ended half-way (a panic in a thread pool, a failed launch on a GPU), or the reading of a state file
+    /// did: parameters and moments no longer belong together. Restore both from a checkpoint into a new optimizer.
     Lost,
     /// A step, or a change of hyper-parameters, inside the capture of a CUDA graph that cannot be captured.
     Capture {
@@ -166,12 +183,15 @@ impl fmt::Display for Error {
                 write!(f, "gradient of `{name}` is not finite in step {step}; nothing was changed")
             }
             Self::Unavailable { what, remedy } => write!(f, "{what} is not available: {remedy}"),
+            Self::State { path, what } => write!(f, "state file {}: {what}", path.display()),
+            Self::Io { path, doing, source } => write!(f, "{doing} {} failed: {source}", path.display()),
             Self::OutOfMemory { name, bytes } => {
                 write!(f, "no memory for `{name}` ({bytes} bytes)")
             }
             Self::Lost => write!(
                 f,
-                "an earlier step ended half-way; restore parameters and optimizer state from a checkpoint"
+                "an earlier step, or the reading of a state file, ended half-way; restore parameters and optimizer \
+                 state from a checkpoint"
             ),
             Self::Capture { reason } => write!(f, "cannot be captured into a CUDA graph: {reason}"),
             Self::Compile { source, log } => write!(f, "NVRTC cannot compile {source}: {log}"),
@@ -191,6 +211,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Io { source, .. } => Some(source),
             #[cfg(feature = "cuda")]
             Self::Cuda { error, .. } => Some(error),
             #[cfg(feature = "candle")]

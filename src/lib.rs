@@ -89,6 +89,41 @@
 //! in the caller's rayon pool, and stays on the calling thread where that is faster. On a GPU a sweep is one launch over
 //! all tensors, what is decided between sweeps is decided on the device, and nothing in a step waits for it.
 //!
+//! # Schedules, loss scaling, micro-batches
+//!
+//! [`Builder::schedule`] multiplies the learning rates step by step, [`Builder::loss_scale`] divides gradients by a scale that
+//! adapts itself, [`accumulate`] adds up the gradients of micro-batches, by whose number [`Optimizer::set_grad_scale`]
+//! divides. Schedule and scale are kept where the step runs: a skipped step does not advance the schedule, and a captured
+//! one moves both on.
+//!
+//! ```
+//! use fadam::{Adam, Device, LossScale, Optimizer, Schedule, Update, accumulate};
+//!
+//! const MICRO_BATCHES: u32 = 4;
+//! let mut optimizer = Optimizer::builder(Adam::adamw())
+//!     .schedule(Schedule::cosine(10, 100, 0.1))
+//!     .loss_scale(LossScale::default())
+//!     .build()?;
+//! optimizer.set_grad_scale(MICRO_BATCHES.into())?;
+//! let w = optimizer.register("w", 4)?;
+//! let (mut weight, mut sum) = (vec![0.5_f32; 4], vec![0.0_f32; 4]);
+//! for _ in 0..100 {
+//!     let scale = optimizer.loss_scale()? as f32;
+//!     for micro_batch in 0..MICRO_BATCHES {
+//!         let gradient = vec![0.1 * scale; 4]; // from your backward pass of scale × loss
+//!         accumulate(Device::Cpu, &mut [((&mut sum).into(), (&gradient).into())], micro_batch == 0)?;
+//!     }
+//!     optimizer.step(&mut [Update::new(w, &mut weight, &sum)])?;
+//! }
+//! # assert!(optimizer.report()?.grad_norm.is_some_and(|norm| (norm - 0.2).abs() < 1e-6));
+//! # Ok::<(), fadam::Error>(())
+//! ```
+//!
+//! # State
+//!
+//! [`Optimizer::save`] writes what later steps depend on to a safetensors file, [`Optimizer::load`] takes it: a run goes on
+//! with the same bits, on whichever device. [`Optimizer::load_torch`] takes PyTorch's.
+//!
 //! # Without a GPU
 //!
 //! [`Device::best`] is the CPU where there is no NVIDIA driver or no device, and an error, never a panic, where there is one
@@ -98,6 +133,7 @@
 //!
 //! [`numerics`] states the promise and what it rests on.
 
+mod accumulate;
 mod algorithm;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // half of it is for a GPU alone
@@ -110,20 +146,27 @@ mod cpu;
 pub mod cuda;
 mod error;
 mod fisher;
+mod loss_scale;
 mod norm;
 pub mod numerics;
 mod optimizer;
 mod report;
+mod schedule;
+mod state;
 mod storage;
 mod tensor;
 
+pub use accumulate::accumulate;
 pub use algorithm::{Adam, Algorithm, Decay, FAdam, FisherAdam};
 pub use backend::Device;
 pub use cpu::Simd;
 pub use error::Error;
 pub use fisher::{EmpiricalFisher, FisherPower, natural_gradient_step};
+pub use loss_scale::LossScale;
 pub use norm::global_norm;
 pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
 pub use report::{Norms, Report};
+pub use schedule::Schedule;
+pub use state::Loaded;
 pub use storage::{Master, Rounding, join};
 pub use tensor::{Dtype, Element, Tensor, TensorMut};

@@ -20,7 +20,8 @@
 //! exact for β = 0. θ is rounded once a step: `θ ← fma(−η, r, θ)`, where r gathers Δ and the decay.
 //!
 //! Scalars of a step (bias corrections, ε_t, the clip coefficient) are computed in f64 by `+ − × ÷ √` and rounded once;
-//! β^t is a running product.
+//! β^t is a running product. A [`Schedule`](crate::Schedule)'s factors are f64 as well, by such operations and one cosine in
+//! software.
 //!
 //! # Sums
 //!

@@ -1,10 +1,11 @@
 //! Parameters, groups, the step and its report: what holds on every device.
 
 use crate::algorithm::{Hyper, check, positive};
-use crate::backend::{Address, Backend, Failure, Job, NotFinite, Target};
+use crate::backend::{Address, Backend, Counters, Failure, Job, NotFinite, Target};
 use crate::storage::Storage;
 use crate::{
-    Algorithm, Device, Dtype, Error, Master, Norms, Report, Rounding, Simd, Tensor, TensorMut,
+    Algorithm, Device, Dtype, Error, LossScale, Master, Norms, Report, Rounding, Schedule, Simd, Tensor,
+    TensorMut,
 };
 use std::collections::HashMap;
 use std::ptr::null_mut;
@@ -121,6 +122,8 @@ pub(crate) struct Policy {
     pub(crate) kappa: Option<f64>,
     /// FAdam applies Δ before its norm is known.
     pub(crate) speculate: bool,
+    pub(crate) schedule: Option<Schedule>,
+    pub(crate) loss_scale: Option<LossScale>,
 }
 
 impl Policy {
@@ -149,6 +152,8 @@ pub struct Builder {
     max_grad_norm: Option<f64>,
     non_finite: NonFinite,
     norms: bool,
+    schedule: Option<Schedule>,
+    loss_scale: Option<LossScale>,
     master: Master,
     moments: Dtype,
     rounding: Option<Rounding>,
@@ -208,6 +213,18 @@ impl Builder {
         self
     }
 
+    /// Multiplies every group's learning rate with a schedule's factor. Default: none, and a factor of 1.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = Some(schedule);
+        self
+    }
+
+    /// Divides gradients by a loss scale that adapts itself: see [`LossScale`]. Default: off.
+    pub fn loss_scale(mut self, loss_scale: LossScale) -> Self {
+        self.loss_scale = Some(loss_scale);
+        self
+    }
+
     /// What is kept beside bf16 parameters. Default [`Master::Remainder`].
     pub fn master(mut self, master: Master) -> Self {
         self.master = master;
@@ -243,22 +260,23 @@ impl Builder {
         self
     }
 
-    fn storage(&self) -> Result<Storage, Error> {
-        if self.rounding.is_some() && self.master != Master::None && self.moments == Dtype::F32 {
-            let reason = "rounding has no effect: with a master and f32 moments nothing is rounded";
-            return Err(Error::Options { reason });
-        }
+    pub(crate) fn storage(&self) -> Result<Storage, Error> {
         if let Some(decay) = self.ema {
             check((0.0..1.0).contains(&decay), "ema", decay, "a number in [0, 1)")?;
         }
-        Ok(Storage {
+        let storage = Storage {
             master: self.master,
             moments: self.moments,
             rounding: self.rounding.unwrap_or_default(),
             seed: self.seed,
             ema: self.ema,
             amsgrad: matches!(self.algorithm, Algorithm::Adam(adam) if adam.amsgrad),
-        })
+        };
+        if self.rounding.is_some() && !storage.rounds() {
+            let reason = "rounding has no effect: with a master and f32 moments nothing is rounded";
+            return Err(Error::Options { reason });
+        }
+        Ok(storage)
     }
 
     /// The optimizer, without parameters yet.
@@ -270,9 +288,20 @@ impl Builder {
         if let Some(max) = self.max_grad_norm {
             positive("max_grad_norm", max)?;
         }
+        if let Some(schedule) = &self.schedule {
+            schedule.check()?;
+        }
+        if let Some(loss_scale) = &self.loss_scale {
+            loss_scale.check()?;
+            let checked = self.non_finite != NonFinite::Propagate;
+            check(checked, "loss_scale", loss_scale.init_scale, "none, or NonFinite::Skip or Error")?;
+        }
         let hyper = self.algorithm.resolve(&Group::default())?;
         let storage = self.storage()?;
-        let backend = Backend::new(self.target, self.simd, &self.algorithm, self.norms, storage)?;
+        let mut backend = Backend::new(self.target, self.simd, &self.algorithm, self.norms, storage)?;
+        if let Some(LossScale { init_scale, .. }) = self.loss_scale {
+            backend.set_counters(&Counters { loss_scale: init_scale, ..Counters::default() })?;
+        }
         static OWNERS: AtomicUsize = AtomicUsize::new(0);
         Ok(Optimizer {
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
@@ -287,6 +316,8 @@ impl Builder {
                     _ => None,
                 },
                 speculate: false,
+                schedule: self.schedule,
+                loss_scale: self.loss_scale,
             },
             storage,
             groups: vec![(Group::default(), hyper)],
@@ -302,20 +333,41 @@ impl Builder {
 }
 
 #[derive(Debug)]
-struct Parameter {
-    name: String,
-    dtype: Dtype,
-    len: usize,
-    group: usize,
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) len: usize,
+    pub(crate) group: usize,
 }
 
 /// A stretch of memory that a step touches, for the alias check.
 #[derive(Clone, Copy, Debug)]
-struct Span {
-    start: usize,
-    end: usize,
-    parameter: usize,
-    written: bool,
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) parameter: usize,
+    pub(crate) written: bool,
+}
+
+/// A span that is written, and another one that overlaps it.
+pub(crate) fn find_alias(spans: &mut [Span]) -> Option<(Span, Span)> {
+    spans.sort_unstable_by_key(|span| span.start);
+    // The span that reaches furthest so far, among all and among the written ones.
+    let (mut any, mut written): (Option<Span>, Option<Span>) = (None, None);
+    for &span in &*spans {
+        let before = if span.written { any } else { written };
+        if let Some(before) = before.filter(|before| before.end > span.start) {
+            return Some(if span.written { (span, before) } else { (before, span) });
+        }
+        let further = |best: Option<Span>| best.is_none_or(|best| span.end > best.end);
+        if further(any) {
+            any = Some(span);
+        }
+        if span.written && further(written) {
+            written = Some(span);
+        }
+    }
+    None
 }
 
 /// A fused optimizer: it owns the moments, and steps over tensors that it borrows.
@@ -335,19 +387,19 @@ struct Span {
 #[derive(Debug)]
 pub struct Optimizer {
     owner: usize,
-    algorithm: Algorithm,
-    policy: Policy,
-    storage: Storage,
-    groups: Vec<(Group, Hyper)>,
-    parameters: Vec<Parameter>,
-    by_name: HashMap<String, usize>,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) policy: Policy,
+    pub(crate) storage: Storage,
+    pub(crate) groups: Vec<(Group, Hyper)>,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) by_name: HashMap<String, usize>,
     elements: usize,
     /// Scratch of one step, kept so that no step allocates.
     jobs: Vec<Job>,
     spans: Vec<Span>,
-    backend: Backend,
-    /// Set while a step writes: still set afterwards, the step has panicked.
-    lost: bool,
+    pub(crate) backend: Backend,
+    /// Set while a step, or a file that is loaded, writes: still set afterwards, that has failed half-way.
+    pub(crate) lost: bool,
 }
 
 impl Optimizer {
@@ -368,6 +420,8 @@ impl Optimizer {
             max_grad_norm: None,
             non_finite: NonFinite::Skip,
             norms: false,
+            schedule: None,
+            loss_scale: None,
             master: Master::default(),
             moments: Dtype::F32,
             rounding: None,
@@ -484,13 +538,13 @@ impl Optimizer {
         Ok(&self.parameters[self.parameter_index(id)?].name)
     }
 
-    /// The algorithm, with the learning rate as it stands.
+    /// The algorithm, with the learning rate as it stands, before any schedule.
     pub fn algorithm(&self) -> &Algorithm {
         &self.algorithm
     }
 
     /// Changes the learning rate of every group that has none of its own, from the next step on (on a GPU, in the order of
-    /// its stream: replays of a captured step see it too).
+    /// its stream: replays of a captured step see it too). With a [`Schedule`] it is what the factors multiply.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`]; on a GPU [`Error::Cuda`], [`Error::Capture`]. Then nothing has changed.
@@ -522,8 +576,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Sets what the gradients were multiplied with (loss scaling), from the next step on: g ← g / grad_scale.
-    /// Default 1.
+    /// Sets what the gradients were multiplied with, from the next step on: g ← g / grad_scale. A fixed loss scale, say, or
+    /// the number of micro-batches whose gradients were added up; with [`LossScale`], besides it. Default 1.
     ///
     /// # Errors
     /// As [`set_learning_rate`](Self::set_learning_rate).
@@ -536,7 +590,57 @@ impl Optimizer {
             grad_scale,
             "a number whose inverse is within f32's range",
         )?;
-        let policy = Policy { grad_scale, ..self.policy };
+        self.set_policy(Policy { grad_scale, ..self.policy })
+    }
+
+    /// Changes the schedule of the learning rate from the next step on (on a GPU, in the order of its stream: replays of a
+    /// captured step see it too). The count of steps goes on: the next step takes the new schedule's factor of
+    /// [`schedule_step`](Self::schedule_step).
+    ///
+    /// ```
+    /// use fadam::{Adam, Optimizer, Schedule};
+    /// let mut optimizer = Optimizer::builder(Adam::adamw()).schedule(Schedule::constant(100)).build()?;
+    /// // ... and when it is time to cool down:
+    /// let stable = optimizer.schedule_step()?.max(100) - 100;
+    /// optimizer.set_schedule(Some(Schedule::warmup_stable_decay(100, stable, 1000, 0.0)))?;
+    /// # Ok::<(), fadam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`set_learning_rate`](Self::set_learning_rate).
+    pub fn set_schedule(&mut self, schedule: Option<Schedule>) -> Result<(), Error> {
+        if let Some(schedule) = &schedule {
+            schedule.check()?;
+        }
+        self.set_policy(Policy { schedule, ..self.policy })
+    }
+
+    /// The schedule of the learning rate.
+    pub fn schedule(&self) -> Option<&Schedule> {
+        self.policy.schedule.as_ref()
+    }
+
+    /// The place in the schedule of the next step: how many steps took place so far, and skipped ones if the schedule counts
+    /// them. Counted without a schedule, too. On a GPU it waits for the last step.
+    ///
+    /// # Errors
+    /// [`Error::Lost`]; on a GPU [`Error::Cuda`], [`Error::Capture`].
+    pub fn schedule_step(&mut self) -> Result<u64, Error> {
+        Ok(self.ask(Backend::counters)?.schedule_step)
+    }
+
+    /// What to multiply the next loss with: see [`LossScale`]. 1 without it. On a GPU it waits for the last step.
+    ///
+    /// # Errors
+    /// As [`schedule_step`](Self::schedule_step).
+    pub fn loss_scale(&mut self) -> Result<f64, Error> {
+        match self.policy.loss_scale {
+            Some(_) => Ok(self.ask(Backend::counters)?.loss_scale),
+            None => Ok(1.0),
+        }
+    }
+
+    fn set_policy(&mut self, policy: Policy) -> Result<(), Error> {
         let groups = std::mem::take(&mut self.groups);
         let changed = self.ask(|backend| backend.change_settings(&groups, &policy));
         self.groups = groups;
@@ -552,9 +656,10 @@ impl Optimizer {
     /// step stays on the calling thread. Nothing is allocated.
     ///
     /// On a GPU the step is launched and not waited for. Tensors that were last used on another stream are waited for, and
-    /// their next use waits for the step: by cudarc's events or, where it records none, stream by stream. The step can be captured into a CUDA graph once it has run with the same
-    /// tensors; step counts and learning rates live on the device and advance under replay. Replay on the same stream, and
-    /// not after the optimizer, or a tensor of the graph, is gone; after adding a group, capture anew.
+    /// their next use waits for the step: by cudarc's events or, where it records none, stream by stream. The step can be
+    /// captured into a CUDA graph once it has run with the same tensors; step counts, learning rates, schedule and loss scale
+    /// live on the device and advance under replay. Replay on the same stream, and not after the optimizer, or a tensor of the
+    /// graph, is gone; after adding a group, capture anew.
     ///
     /// # Errors
     /// Before anything has changed: [`Error::UnknownParameter`], [`Error::RepeatedParameter`], [`Error::Length`],
@@ -600,14 +705,17 @@ impl Optimizer {
     }
 
     /// Asks something of the device. What a device that has died kept of the optimizer is lost.
-    fn ask<T>(&mut self, question: impl FnOnce(&mut Backend) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&mut Backend) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.check_lost()?;
         let answer = question(&mut self.backend);
         self.lost = answer.is_err() && self.backend.is_dead();
         answer
     }
 
-    fn check_lost(&self) -> Result<(), Error> {
+    pub(crate) fn check_lost(&self) -> Result<(), Error> {
         if self.lost { Err(Error::Lost) } else { Ok(()) }
     }
 
@@ -681,29 +789,10 @@ impl Optimizer {
             self.spans.push(span(job.parameter, job.parameter_dtype, true));
             self.spans.push(span(job.gradient, job.gradient_dtype, false));
         }
-        self.spans.sort_unstable_by_key(|span| span.start);
-        // The span that reaches furthest so far, among all and among the written ones.
-        let (mut any, mut written): (Option<Span>, Option<Span>) = (None, None);
-        for &span in &self.spans {
-            let before = if span.written { any } else { written };
-            if let Some(before) = before.filter(|before| before.end > span.start) {
-                let (victim, other) = if span.written { (span, before) } else { (before, span) };
-                let name = |span: Span| &self.parameters[span.parameter].name;
-                let role = if other.written { "parameter" } else { "the gradient of" };
-                return Err(Error::Aliased {
-                    name: name(victim).clone(),
-                    other: format!("{role} `{}`", name(other)),
-                });
-            }
-            let further = |best: Option<Span>| best.is_none_or(|best| span.end > best.end);
-            if further(any) {
-                any = Some(span);
-            }
-            if span.written && further(written) {
-                written = Some(span);
-            }
-        }
-        Ok(())
+        let Some((victim, other)) = find_alias(&mut self.spans) else { return Ok(()) };
+        let name = |span: Span| &self.parameters[span.parameter].name;
+        let role = if other.written { "parameter" } else { "the gradient of" };
+        Err(Error::Aliased { name: name(victim).clone(), other: format!("{role} `{}`", name(other)) })
     }
 
     /// The figures of the last step. On a GPU it waits for that step, though not for what was launched after it (unless a

@@ -27,6 +27,11 @@ pub struct Report {
     pub grad_norm: Option<f64>,
     /// What clipping by `max_grad_norm` multiplied the gradients with; 1 when it is off, `None` in a skipped step.
     pub clip_coefficient: Option<f64>,
+    /// What the [`Schedule`](crate::Schedule) multiplied the learning rates with; 1 without one, `None` in a skipped step.
+    pub learning_rate_factor: Option<f64>,
+    /// What [`LossScale`](crate::LossScale) had the loss of this step multiplied with; `None` without it. The next one's is
+    /// [`Optimizer::loss_scale`](crate::Optimizer::loss_scale).
+    pub loss_scale: Option<f64>,
     /// ‖Δ‖₂ over all parameters of the step, before the learning rate, weight decay and κ. For FisherAdam, ‖m‖₂.
     /// Known for FAdam with a finite κ and with [`norms`](crate::Builder::norms); `None` in a skipped step.
     pub update_norm: Option<f64>,

@@ -81,6 +81,11 @@ impl Storage {
         }
     }
 
+    /// Whether anything may be rounded where it is stored.
+    pub(crate) fn rounds(&self) -> bool {
+        self.master == Master::None || self.moments == Dtype::Bf16
+    }
+
     /// What a parameter's new value counts in its average.
     pub(crate) fn ema_weight(&self) -> f32 {
         self.ema.map_or(0.0, |decay| (1.0 - decay) as f32)

@@ -6,8 +6,8 @@ mod common;
 
 use common::{Gradient, Model, algorithms, bits, noise};
 use fadam::{
-    Adam, Algorithm, Builder, Device, Dtype, FisherAdam, Master, NonFinite, Optimizer, Rounding, Simd,
-    global_norm,
+    Adam, Algorithm, Builder, Device, Dtype, FisherAdam, Master, NonFinite, Optimizer, Rounding, Schedule,
+    Simd, global_norm,
 };
 use half::bf16;
 
@@ -142,6 +142,24 @@ fn n06_a_skipped_step_is_seen() {
         assert_eq!(model.state(0).step, scheduled);
     }
     assert_eq!(scheduled, 3);
+}
+
+/// 6, again: a schedule that the optimizer keeps advances in steps that took place alone.
+#[test]
+fn n06_a_skipped_step_is_invisible_to_the_schedule() {
+    let schedule = Schedule::cosine(2, 20, 0.0);
+    for algorithm in algorithms() {
+        let built = || Model::built(Optimizer::builder(algorithm).schedule(schedule), &[&[1.0, 2.0]]);
+        let (mut with, mut without) = (built(), built());
+        for step in 0..8 {
+            let g = noise(2, step);
+            if step % 3 == 1 {
+                assert!(with.step(&[&[f32::NAN, 1.0]]).skipped);
+            }
+            assert_eq!(with.step(&[&g]).learning_rate_factor, without.step(&[&g]).learning_rate_factor);
+            assert_eq!(with.snapshot(), without.snapshot(), "{algorithm:?}");
+        }
+    }
 }
 
 /// 7. Step counters that drift between dtype buckets (DeepSpeed#8471, TransformerEngine#1986).

@@ -46,6 +46,20 @@ fn selected_trajectories_in_small() {
     }
 }
 
+#[test]
+fn moments_go_into_a_file_and_out_of_it() {
+    let mut optimizer = Optimizer::new(Adam { amsgrad: true, ..Adam::default() }).unwrap();
+    let id = optimizer.register("w", 5).unwrap();
+    optimizer.step(&mut [Update::new(id, &mut [1.0_f32; 5], &[0.5_f32; 5])]).unwrap();
+    let state = optimizer.state(id).unwrap();
+    let path = std::env::temp_dir().join(format!("fadam-miri-{}", std::process::id()));
+    optimizer.save(&path).unwrap();
+    optimizer.step(&mut [Update::new(id, &mut [1.0_f32; 5], &[0.5_f32; 5])]).unwrap();
+    optimizer.load(&path).unwrap();
+    assert_eq!(optimizer.state(id).unwrap(), state);
+    std::fs::remove_file(path).unwrap();
+}
+
 /// Enough elements for a fork (src/cpu/sweep.rs wants fewer under miri), in more than one chunk of one tensor.
 const FORKS: usize = if cfg!(miri) { (1 << 13) + 1 } else { (1 << 16) + 1 };
 

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{algorithms, noise};
-use fadam::{Dtype, Master, NonFinite, Optimizer, Tensor, TensorMut, Update};
+use fadam::{Dtype, LossScale, Master, NonFinite, Optimizer, Schedule, Tensor, TensorMut, Update};
 use half::bf16;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -98,6 +98,11 @@ fn a_step_allocates_nothing() {
                 assert_eq!(steps(builder().max_grad_norm(0.1), false, &[7, 0, 300]), 0, "{algorithm:?}");
                 let large = || steps(builder().max_grad_norm(0.1), false, &[70_000, 3, 40_000, 4096]);
                 assert_eq!(pool.install(large), 0, "{algorithm:?} in a pool");
+                if policy == NonFinite::Skip {
+                    let adapting =
+                        builder().schedule(Schedule::cosine(1, 9, 0.1)).loss_scale(LossScale::default());
+                    assert_eq!(steps(adapting, false, &[7, 0, 300]), 0, "{algorithm:?}, scheduled");
+                }
                 for master in [Master::F32, Master::Remainder, Master::None] {
                     for moments in [Dtype::F32, Dtype::Bf16] {
                         let builder = || builder().master(master).moments(moments).ema(0.9);

@@ -2,7 +2,7 @@
 
 use crate::shapes::Shape;
 use clap::ValueEnum;
-use fadam::{Adam, Dtype, FAdam, FisherAdam};
+use fadam::{Adam, Dtype, FAdam, FisherAdam, Master, Rounding};
 use std::fmt;
 
 /// An algorithm as `--algorithm` spells it.
@@ -46,7 +46,13 @@ impl Algorithm {
 pub(crate) struct Case {
     pub(crate) algorithm: Algorithm,
     pub(crate) shape: Shape,
+    pub(crate) param: Dtype,
     pub(crate) grad: Dtype,
+    /// Of bf16 parameters.
+    pub(crate) master: Option<Master>,
+    pub(crate) moments: Dtype,
+    /// Of what is kept in bf16 without the rest of its bits.
+    pub(crate) rounding: Option<Rounding>,
     pub(crate) weight_decay: f64,
     /// Global gradient clipping and the finite check.
     pub(crate) clip: bool,
@@ -57,20 +63,31 @@ pub(crate) struct Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Array {
     Parameter,
+    /// Or the remainder.
+    Master,
     Gradient,
     ExpAvg,
     ExpAvgSq,
 }
 
 impl Array {
-    pub(crate) const ALL: [Self; 4] = [Self::Parameter, Self::Gradient, Self::ExpAvg, Self::ExpAvgSq];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Parameter, Self::Master, Self::Gradient, Self::ExpAvg, Self::ExpAvgSq];
 }
 
-/// One pass over all elements: what it only reads, and what it reads and writes.
+/// What a sweep does with an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Update,
+    Write,
+}
+
+/// One pass over all elements: what it only reads, and what it reads and writes. A parameter stands for its master too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sweep {
-    pub(crate) read: &'static [Array],
-    pub(crate) updated: &'static [Array],
+    read: &'static [Array],
+    updated: &'static [Array],
 }
 
 use Array::{ExpAvg, ExpAvgSq, Gradient, Parameter};
@@ -85,12 +102,29 @@ const FISHER_SUMS_NO_DECAY: Sweep = Sweep { read: &[Gradient], updated: &[ExpAvg
 const FISHER_APPLY: Sweep = Sweep { read: &[Gradient, ExpAvgSq], updated: &[Parameter, ExpAvg] };
 
 impl Case {
-    /// Bytes of one element of an array.
+    /// Bytes of one element of an array; 0 of one that is not kept.
     pub(crate) fn width(&self, array: Array) -> usize {
-        match array {
-            Array::Gradient => self.grad.size(),
-            Array::Parameter | Array::ExpAvg | Array::ExpAvgSq => Dtype::F32.size(),
+        match (array, self.master) {
+            (Array::Parameter, _) => self.param.size(),
+            (Array::Gradient, _) => self.grad.size(),
+            (Array::Master, Some(Master::F32)) => Dtype::F32.size(),
+            (Array::Master, Some(Master::Remainder)) => Dtype::Bf16.size(),
+            (Array::Master, _) => 0,
+            (Array::ExpAvg | Array::ExpAvgSq, _) => self.moments.size(),
         }
+    }
+
+    /// What a sweep does with each array. An f32 master is the parameter: the bf16 value is only written.
+    pub(crate) fn accesses(&self, sweep: &Sweep) -> Vec<(Array, Access)> {
+        let read = sweep.read.iter().map(|&array| (array, Access::Read));
+        let updated = sweep.updated.iter().map(|&array| (array, Access::Update));
+        let kept = |(array, access)| match (array, self.master, access) {
+            (Parameter, Some(Master::F32), Access::Read) => vec![(Array::Master, access)],
+            (Parameter, Some(Master::F32), _) => vec![(Parameter, Access::Write), (Array::Master, access)],
+            (Parameter, Some(Master::Remainder), _) => vec![(Parameter, access), (Array::Master, access)],
+            _ => vec![(array, access)],
+        };
+        read.chain(updated).flat_map(kept).collect()
     }
 
     /// The sweeps that the algorithm needs when no array stays in cache from one to the next. `kappa_acts`: the norm of
@@ -113,13 +147,14 @@ impl Case {
     /// Whether FAdam applies its update before the norm is known: the library's rule, at its default betas.
     fn speculates(&self) -> bool {
         let elements = self.shape.tensors().iter().sum::<usize>() as f64;
-        self.kappa.is_none_or(|kappa| kappa >= 0.5 * elements.sqrt())
+        let exact = self.moments == Dtype::F32 && self.master != Some(Master::None);
+        self.kappa.is_none_or(|kappa| exact && kappa >= 0.5 * elements.sqrt())
     }
 
     /// Bytes that these sweeps move for one parameter.
     pub(crate) fn bytes(&self, sweeps: &[Sweep]) -> usize {
-        let widths = |arrays: &[Array]| arrays.iter().map(|&array| self.width(array)).sum::<usize>();
-        sweeps.iter().map(|sweep| widths(sweep.read) + 2 * widths(sweep.updated)).sum()
+        let accesses = sweeps.iter().flat_map(|sweep| self.accesses(sweep));
+        accesses.map(|(array, access)| self.width(array) * (1 + usize::from(access == Access::Update))).sum()
     }
 }
 
@@ -130,7 +165,11 @@ mod tests {
     const CASE: Case = Case {
         algorithm: Algorithm::Adamw,
         shape: Shape::Elements(100),
+        param: Dtype::F32,
         grad: Dtype::F32,
+        master: None,
+        moments: Dtype::F32,
+        rounding: None,
         weight_decay: 0.1,
         clip: false,
         kappa: None,
@@ -155,5 +194,20 @@ mod tests {
         assert_eq!(bytes(Case { clip: true, weight_decay: 0.0, ..fisher }, false), 40);
         assert_eq!(bytes(fisher, false), 40);
         assert_eq!(fisher.bytes(&fisher.sweeps(false, true)), 44);
+        let bf16 = |master, moments| Case {
+            param: Dtype::Bf16,
+            grad: Dtype::Bf16,
+            master: Some(master),
+            moments,
+            ..CASE
+        };
+        assert_eq!(bytes(bf16(Master::F32, Dtype::F32), false), 28);
+        assert_eq!(bytes(bf16(Master::Remainder, Dtype::F32), false), 26);
+        assert_eq!(bytes(bf16(Master::None, Dtype::F32), false), 22);
+        assert_eq!(bytes(bf16(Master::Remainder, Dtype::Bf16), false), 18);
+        assert_eq!(bytes(bf16(Master::None, Dtype::Bf16), false), 14);
+        let bare = bf16(Master::None, Dtype::F32);
+        let fadam = Case { algorithm: Algorithm::Fadam, kappa: Some(6.0), ..bare };
+        assert_eq!(bytes(fadam, false), 18 + 12); // does not speculate
     }
 }

@@ -3,7 +3,7 @@
 //! Threads take fixed, contiguous shares of every array and meet after each sweep, as a step must to sum a norm. They
 //! spin at the meeting, and exist only while a block is timed: while the step has its turn, both cores are its own.
 
-use crate::case::{Array, Case, Sweep};
+use crate::case::{Access, Array, Case, Sweep};
 use crate::cores;
 use crate::memory::Pages;
 use anyhow::Result;
@@ -30,7 +30,7 @@ struct Stream {
     array: usize,
     /// Bytes of an element.
     width: usize,
-    updated: bool,
+    access: Access,
 }
 
 impl Ceiling {
@@ -39,17 +39,17 @@ impl Ceiling {
     pub(crate) fn new(case: &Case, sweeps: &[Sweep], simd: Simd) -> Result<Self> {
         let rows = case.shape.tensors().iter().sum::<usize>().div_ceil(ROW);
         let pages = |array: Array| Pages::filled(rows.saturating_mul(ROW * case.width(array)), 0);
-        let stream =
-            |&array: &Array, updated| Stream { array: array as usize, width: case.width(array), updated };
-        let streams = |sweep: &Sweep| {
-            let read = sweep.read.iter().map(|array| stream(array, false));
-            read.chain(sweep.updated.iter().map(|array| stream(array, true))).collect()
+        let stream = |(array, access): (Array, Access)| Stream {
+            array: array as usize,
+            width: case.width(array),
+            access,
         };
-        let [parameter, gradient, exp_avg, exp_avg_sq] = Array::ALL;
+        let streams = |sweep: &Sweep| case.accesses(sweep).into_iter().map(stream).collect();
+        let [parameter, master, gradient, exp_avg, exp_avg_sq] = Array::ALL.map(pages);
         Ok(Self {
             simd,
             rows,
-            arrays: [pages(parameter)?, pages(gradient)?, pages(exp_avg)?, pages(exp_avg_sq)?],
+            arrays: [parameter?, master?, gradient?, exp_avg?, exp_avg_sq?],
             sweeps: sweeps.iter().map(streams).collect(),
         })
     }
@@ -120,21 +120,23 @@ unsafe fn avx2(arrays: &Addresses, sweep: &[Stream], start: usize, end: usize) {
     unsafe { touch::<std::arch::x86_64::__m256>(arrays, sweep, start, end) };
 }
 
-/// Reads, or reads and writes back, rows `start..end` by words of W.
+/// Reads, writes, or reads and writes back, rows `start..end` by words of W.
 #[inline(always)]
 unsafe fn touch<W: Copy>(arrays: &Addresses, sweep: &[Stream], start: usize, end: usize) {
     const NARROW: usize = 2 * ROW;
     const WIDE: usize = 4 * ROW;
     for row in start..end {
-        for &Stream { array, width, updated } in sweep {
+        for &Stream { array, width, access } in sweep {
             let at = arrays[array].wrapping_add(row * ROW * width);
             // SAFETY: the caller's rows.
             unsafe {
-                match (width * ROW, updated) {
-                    (NARROW, false) => touch_row::<W, NARROW, false>(at),
-                    (NARROW, true) => touch_row::<W, NARROW, true>(at),
-                    (WIDE, false) => touch_row::<W, WIDE, false>(at),
-                    _ => touch_row::<W, WIDE, true>(at),
+                match (width * ROW, access) {
+                    (NARROW, Access::Read) => touch_row::<W, NARROW, true, false>(at),
+                    (NARROW, Access::Update) => touch_row::<W, NARROW, true, true>(at),
+                    (NARROW, Access::Write) => touch_row::<W, NARROW, false, true>(at),
+                    (_, Access::Read) => touch_row::<W, WIDE, true, false>(at),
+                    (_, Access::Update) => touch_row::<W, WIDE, true, true>(at),
+                    (_, Access::Write) => touch_row::<W, WIDE, false, true>(at),
                 }
             }
         }
@@ -143,13 +145,16 @@ unsafe fn touch<W: Copy>(arrays: &Addresses, sweep: &[Stream], start: usize, end
 
 /// Volatile, because nothing uses what is read, and because a plain copy onto itself would vanish.
 #[inline(always)]
-unsafe fn touch_row<W: Copy, const BYTES: usize, const UPDATED: bool>(at: *mut u8) {
-    for i in 0..BYTES / size_of::<W>() {
-        let word = at.cast::<W>().wrapping_add(i);
-        // SAFETY: the caller's row; arrays are aligned to a cache line, and words divide it.
-        unsafe {
-            let value = word.read_volatile();
-            if UPDATED {
+unsafe fn touch_row<W: Copy, const BYTES: usize, const READ: bool, const WRITTEN: bool>(at: *mut u8) {
+    // SAFETY: the caller's row; arrays are aligned to a cache line, words divide it and are any bits.
+    unsafe {
+        let mut value = std::mem::zeroed::<W>();
+        for i in 0..BYTES / size_of::<W>() {
+            let word = at.cast::<W>().wrapping_add(i);
+            if READ {
+                value = word.read_volatile();
+            }
+            if WRITTEN {
                 word.write_volatile(value);
             }
         }

@@ -1,16 +1,16 @@
 //! Step and ceiling on a GPU, in turns, timed by the device's own events.
 
-use crate::case::{Array, Case, Sweep};
+use crate::case::{Access, Array, Case, Sweep};
 use crate::gpu;
 use crate::measure::{Measured, Medians, median};
 use crate::step::{algorithm, builder, values};
 use anyhow::{Context, Result};
 use fadam::cuda::cudarc::driver::sys::CUevent_flags;
 use fadam::cuda::cudarc::driver::{
-    CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, LaunchConfig, PushKernelArg,
 };
 use fadam::cuda::cudarc::nvrtc::compile_ptx;
-use fadam::{Device, Dtype, Optimizer, ParameterId, Tensor, Update};
+use fadam::{Device, Dtype, Optimizer, ParameterId, Tensor, TensorMut, Update};
 use half::bf16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,15 +19,19 @@ const LEAST_ROUNDS: usize = 5;
 /// Steps between two events: an event is then nothing beside them.
 const STEPS: usize = 4;
 
-/// Reads, or reads and writes, whole 16-byte words and nothing else: what it computes keeps the compiler from leaving the
+/// Reads, writes, or does both with, whole 16-byte words and nothing else: what it computes keeps the compiler from leaving the
 /// accesses out.
 const TOUCH: &str = r#"
-extern "C" __global__ void touch(float4 *array, unsigned long long words, int updated, float one, float *never) {
+#define READ 0
+#define WRITE 2
+extern "C" __global__ void touch(float4 *array, unsigned long long words, int access, float one, float *never) {
     float sum = 0.0f;
     unsigned long long stride = (unsigned long long)gridDim.x * blockDim.x;
     for (unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x; i < words; i += stride) {
-        float4 word = array[i];
-        if (updated) { word.x *= one; array[i] = word; } else { sum += word.x + word.y + word.z + word.w; }
+        float4 word = make_float4(one, one, one, one);
+        if (access != WRITE) word = array[i];
+        word.x *= one;
+        if (access != READ) array[i] = word; else sum += word.x + word.y + word.z + word.w;
     }
     if (one == 0.0f) *never = sum;
 }
@@ -41,7 +45,7 @@ pub(crate) fn measure(case: &Case, ordinal: usize, time: Duration) -> Result<Mea
     let norm = step.optimizer.report()?.update_norm;
     let kappa_acts = case.kappa.zip(norm).is_some_and(|(kappa, norm)| norm > kappa);
     let sweeps = case.sweeps(kappa_acts, true);
-    let ceiling = Ceiling::new(case, sweeps.clone(), step.stream.clone())?;
+    let ceiling = Ceiling::new(case, &sweeps, step.stream.clone())?;
     let (mut steps, mut ceilings) = (Vec::new(), Vec::new());
     let begin = Instant::now();
     while steps.len() < LEAST_ROUNDS || begin.elapsed() < time {
@@ -74,15 +78,38 @@ fn timed(stream: &Arc<CudaStream>, mut run: impl FnMut() -> Result<()>) -> Resul
     Ok(f64::from(milliseconds) * 1e-3 / STEPS as f64)
 }
 
-enum Gradient {
+/// A tensor of either type.
+enum Copied {
     F32(gpu::Copy<f32>),
     Bf16(gpu::Copy<bf16>),
+}
+
+impl Copied {
+    fn of(stream: &Arc<CudaStream>, values: &[f32], dtype: Dtype) -> Result<Self> {
+        Ok(match dtype {
+            Dtype::F32 => Self::F32(gpu::Copy::of(stream, values)?),
+            _ => {
+                let narrow: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+                Self::Bf16(gpu::Copy::of(stream, &narrow)?)
+            }
+        })
+    }
+}
+
+enum ViewMut<'a> {
+    F32(CudaViewMut<'a, f32>),
+    Bf16(CudaViewMut<'a, bf16>),
+}
+
+enum View<'a> {
+    F32(CudaView<'a, f32>),
+    Bf16(CudaView<'a, bf16>),
 }
 
 struct Step {
     optimizer: Optimizer,
     stream: Arc<CudaStream>,
-    tensors: Vec<(ParameterId, gpu::Copy<f32>, Gradient)>,
+    tensors: Vec<(ParameterId, Copied, Copied)>,
 }
 
 impl Step {
@@ -91,16 +118,15 @@ impl Step {
         let stream = gpu::stream(ordinal)?;
         let mut tensors = Vec::new();
         for (index, &len) in case.shape.tensors().iter().enumerate() {
-            let id = optimizer.register(format!("tensor{index}"), len)?;
-            let values: Vec<f32> = values().take(len).collect();
-            let gradient = match case.grad {
-                Dtype::Bf16 => {
-                    let narrow: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
-                    Gradient::Bf16(gpu::Copy::of(&stream, &narrow)?)
-                }
-                _ => Gradient::F32(gpu::Copy::of(&stream, &values)?),
+            let name = format!("tensor{index}");
+            let id = match case.param {
+                Dtype::F32 => optimizer.register(name, len)?,
+                _ => optimizer.register_bf16(name, len)?,
             };
-            tensors.push((id, gpu::Copy::of(&stream, &values)?, gradient));
+            let values: Vec<f32> = values().take(len).collect();
+            let [parameter, gradient] =
+                [case.param, case.grad].map(|dtype| Copied::of(&stream, &values, dtype));
+            tensors.push((id, parameter?, gradient?));
         }
         stream.synchronize().context("cannot fill the tensors")?;
         Ok(Self { optimizer, stream, tensors })
@@ -109,19 +135,27 @@ impl Step {
     fn run(&mut self) -> Result<()> {
         let mut views: Vec<_> = (self.tensors.iter_mut())
             .map(|(id, parameter, gradient)| {
-                let gradient = match gradient {
-                    Gradient::F32(copy) => (Some(copy.view()), None),
-                    Gradient::Bf16(copy) => (None, Some(copy.view())),
+                let parameter = match parameter {
+                    Copied::F32(copy) => ViewMut::F32(copy.view_mut()),
+                    Copied::Bf16(copy) => ViewMut::Bf16(copy.view_mut()),
                 };
-                (*id, parameter.view_mut(), gradient)
+                let gradient = match gradient {
+                    Copied::F32(copy) => View::F32(copy.view()),
+                    Copied::Bf16(copy) => View::Bf16(copy.view()),
+                };
+                (*id, parameter, gradient)
             })
             .collect();
-        let updates = views.iter_mut().filter_map(|(id, parameter, gradient)| {
-            let gradient: Tensor<'_> = match gradient {
-                (Some(wide), _) => (&*wide).into(),
-                (_, narrow) => narrow.as_ref()?.into(),
+        let updates = views.iter_mut().map(|(id, parameter, gradient)| {
+            let parameter: TensorMut<'_> = match parameter {
+                ViewMut::F32(view) => view.into(),
+                ViewMut::Bf16(view) => view.into(),
             };
-            Some(Update::new(*id, parameter, gradient))
+            let gradient: Tensor<'_> = match gradient {
+                View::F32(view) => (&*view).into(),
+                View::Bf16(view) => (&*view).into(),
+            };
+            Update::new(*id, parameter, gradient)
         });
         Ok(self.optimizer.step(&mut updates.collect::<Vec<_>>())?)
     }
@@ -135,13 +169,13 @@ struct Ceiling {
     /// In the order of `Array::ALL`, in 16-byte words.
     arrays: [CudaSlice<[f32; 4]>; Array::ALL.len()],
     never: CudaSlice<f32>,
-    sweeps: Vec<Sweep>,
+    accesses: Vec<(Array, Access)>,
 }
 
 const THREADS: u32 = 256;
 
 impl Ceiling {
-    fn new(case: &Case, sweeps: Vec<Sweep>, stream: Arc<CudaStream>) -> Result<Self> {
+    fn new(case: &Case, sweeps: &[Sweep], stream: Arc<CudaStream>) -> Result<Self> {
         let elements: usize = case.shape.tensors().iter().sum();
         let array = |array: Array| {
             let words = (elements * case.width(array)).div_ceil(16).max(1);
@@ -154,34 +188,31 @@ impl Ceiling {
         let attribute =
             fadam::cuda::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = stream.context().attribute(attribute)?;
-        let [parameter, gradient, exp_avg, exp_avg_sq] = Array::ALL;
+        let [parameter, master, gradient, exp_avg, exp_avg_sq] = Array::ALL.map(array);
         Ok(Self {
             touch,
             blocks: resident.max(1) * multiprocessors.max(1) as u32,
-            arrays: [array(parameter)?, array(gradient)?, array(exp_avg)?, array(exp_avg_sq)?],
+            arrays: [parameter?, master?, gradient?, exp_avg?, exp_avg_sq?],
             never: stream.alloc_zeros(1)?,
-            sweeps,
+            accesses: sweeps.iter().flat_map(|sweep| case.accesses(sweep)).collect(),
             stream,
         })
     }
 
     fn run(&self) -> Result<()> {
-        for sweep in &self.sweeps {
-            let read = sweep.read.iter().map(|&array| (array, 0_i32));
-            for (array, updated) in read.chain(sweep.updated.iter().map(|&array| (array, 1))) {
-                self.touch(&self.arrays[array as usize], updated)?;
-            }
+        for &(array, access) in &self.accesses {
+            self.touch(&self.arrays[array as usize], access)?;
         }
         Ok(())
     }
 
-    fn touch(&self, array: &CudaSlice<[f32; 4]>, updated: i32) -> Result<()> {
-        let (words, one) = (array.len() as u64, 1.0_f32);
+    fn touch(&self, array: &CudaSlice<[f32; 4]>, access: Access) -> Result<()> {
+        let (words, one, access) = (array.len() as u64, 1.0_f32, access as i32);
         let (address, _read) = array.device_ptr(&self.stream);
         let config =
             LaunchConfig { grid_dim: (self.blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
         let mut launch = self.stream.launch_builder(&self.touch);
-        let launch = launch.arg(&address).arg(&words).arg(&updated).arg(&one).arg(&self.never);
+        let launch = launch.arg(&address).arg(&words).arg(&access).arg(&one).arg(&self.never);
         // SAFETY: the kernel stays within `words` words of the array, which only this stream uses.
         unsafe { launch.launch(config) }.context("cannot launch the ceiling")?;
         Ok(())

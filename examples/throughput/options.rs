@@ -4,7 +4,7 @@ use crate::case::{Algorithm, Case};
 use crate::shapes::Shape;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
-use fadam::{Device, Dtype, Simd};
+use fadam::{Device, Dtype, Master, Rounding, Simd};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -30,13 +30,13 @@ pub(crate) struct Options {
     grad: Float,
     /// What is kept beside bf16 parameters [default: remainder]
     #[arg(long, value_enum)]
-    master: Option<Master>,
+    master: Option<MasterName>,
     /// Type of the moments
     #[arg(long, value_enum, default_value = "f32")]
     moments: Float,
     /// Rounding of bf16 parameters without a master, and of bf16 moments [default: stochastic]
     #[arg(long, value_enum)]
-    rounding: Option<Rounding>,
+    rounding: Option<RoundingName>,
     /// Weight decay [default: the algorithm's own]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
@@ -67,17 +67,45 @@ enum Float {
     Bf16,
 }
 
+impl From<Float> for Dtype {
+    fn from(float: Float) -> Self {
+        match float {
+            Float::F32 => Self::F32,
+            Float::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Master {
+enum MasterName {
     F32,
     Remainder,
     None,
 }
 
+impl From<MasterName> for Master {
+    fn from(name: MasterName) -> Self {
+        match name {
+            MasterName::F32 => Self::F32,
+            MasterName::Remainder => Self::Remainder,
+            MasterName::None => Self::None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Rounding {
+enum RoundingName {
     Nearest,
     Stochastic,
+}
+
+impl From<RoundingName> for Rounding {
+    fn from(name: RoundingName) -> Self {
+        match name {
+            RoundingName::Nearest => Self::Nearest,
+            RoundingName::Stochastic => Self::Stochastic,
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -92,39 +120,31 @@ impl Options {
     /// Every algorithm on every shape.
     ///
     /// # Errors
-    /// What this version of the library cannot do.
+    /// An option that would have no effect.
     pub(crate) fn cases(&self) -> Result<Vec<Case>> {
-        self.refuse_missing()?;
-        let grad = match self.grad {
-            Float::F32 => Dtype::F32,
-            Float::Bf16 => Dtype::Bf16,
-        };
+        if self.master.is_some() && self.param == Float::F32 {
+            bail!("--master concerns bf16 parameters, and the parameters are f32");
+        }
+        let master =
+            (self.param == Float::Bf16).then(|| self.master.map_or_else(Master::default, Into::into));
+        let rounds = master == Some(Master::None) || self.moments == Float::Bf16;
+        if self.rounding.is_some() && !rounds {
+            bail!("--rounding concerns bf16 parameters without a master, and bf16 moments: here is neither");
+        }
         let case = |shape: Shape, algorithm: Algorithm| Case {
             algorithm,
             shape,
-            grad,
+            param: self.param.into(),
+            grad: self.grad.into(),
+            master,
+            moments: self.moments.into(),
+            rounding: rounds.then(|| self.rounding.map_or_else(Rounding::default, Into::into)),
             weight_decay: self.weight_decay.unwrap_or(algorithm.default_weight_decay()),
             clip: self.clip,
             kappa: self.kappa.filter(|_| algorithm == Algorithm::Fadam),
         };
         let shapes = self.shape.iter();
         Ok(shapes.flat_map(|&shape| self.algorithm.iter().map(move |&a| case(shape, a))).collect())
-    }
-
-    fn refuse_missing(&self) -> Result<()> {
-        if self.param == Float::Bf16 {
-            bail!("--param bf16: this version of fadam steps f32 parameters only");
-        }
-        if self.moments == Float::Bf16 {
-            bail!("--moments bf16: this version of fadam keeps f32 moments only");
-        }
-        if self.master.is_some() {
-            bail!("--master concerns bf16 parameters, and the parameters are f32");
-        }
-        if self.rounding.is_some() {
-            bail!("--rounding concerns bf16 parameters and bf16 moments, and all are f32");
-        }
-        Ok(())
     }
 
     /// # Errors

@@ -4,7 +4,7 @@ use crate::case::Case;
 use crate::gpu;
 use crate::measure::Measured;
 use anyhow::Result;
-use fadam::{Device, Simd};
+use fadam::{Device, Master, Rounding, Simd};
 use serde::Serialize;
 use std::io::{Write, stdout};
 
@@ -27,9 +27,9 @@ struct Row {
     shape: String,
     param: String,
     grad: String,
-    master: Option<String>,
+    master: Option<&'static str>,
     moments: String,
-    rounding: Option<String>,
+    rounding: Option<&'static str>,
     weight_decay: f64,
     kappa: Option<f64>,
     clip: bool,
@@ -61,7 +61,10 @@ impl<'a> Output<'a> {
             if let Some(case) = cases.first() {
                 let checks =
                     if case.clip { "gradients clipped and checked" } else { "no clipping, no check" };
-                writeln!(out, "param f32, grad {}, moments f32, {checks}", case.grad)?;
+                let master = master(case).map_or(String::new(), |name| format!(" with master {name}"));
+                let rounding = rounding(case).map_or(String::new(), |name| format!(" rounded {name}"));
+                let Case { param, grad, moments, .. } = case;
+                writeln!(out, "param {param}{master}, grad {grad}, moments {moments}{rounding}, {checks}")?;
             }
             writeln!(
                 out,
@@ -137,11 +140,11 @@ impl<'a> Output<'a> {
         Row {
             algorithm: case.algorithm.to_string(),
             shape: case.shape.to_string(),
-            param: "f32".into(),
+            param: case.param.to_string(),
             grad: case.grad.to_string(),
-            master: None,
-            moments: "f32".into(),
-            rounding: None,
+            master: master(case),
+            moments: case.moments.to_string(),
+            rounding: rounding(case),
             weight_decay: case.weight_decay,
             kappa: case.kappa,
             clip: case.clip,
@@ -156,4 +159,19 @@ impl<'a> Output<'a> {
             share: measured.share(),
         }
     }
+}
+
+fn master(case: &Case) -> Option<&'static str> {
+    case.master.map(|master| match master {
+        Master::F32 => "f32",
+        Master::Remainder => "remainder",
+        Master::None => "none",
+    })
+}
+
+fn rounding(case: &Case) -> Option<&'static str> {
+    case.rounding.map(|rounding| match rounding {
+        Rounding::Nearest => "nearest",
+        Rounding::Stochastic => "stochastic",
+    })
 }

@@ -2,7 +2,7 @@
 
 use crate::case::{Algorithm, Case};
 use crate::memory::Pages;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use fadam::{
     Adam, Builder, Dtype, Element, FAdam, FisherAdam, NonFinite, Optimizer, Simd, Tensor, TensorMut, Update,
 };
@@ -25,22 +25,28 @@ impl Step {
         let optimizer = builder(case, algorithm(case)).simd(simd).build()?;
         let mut step = Self { optimizer, updates: Vec::new(), _memory: Vec::new() };
         for (index, &len) in case.shape.tensors().iter().enumerate() {
-            step.add(index, len, case.grad)?;
+            step.add(index, len, case)?;
         }
         Ok(step)
     }
 
-    fn add(&mut self, index: usize, len: usize, grad: Dtype) -> Result<()> {
-        let id = self.optimizer.register(format!("tensor{index}"), len)?;
-        let parameter = filled::<f32>(len, |x| x)?;
-        let parameter_view = parameter.as_ptr().cast::<f32>();
-        let (gradient, gradient_view) = match grad {
+    fn add(&mut self, index: usize, len: usize, case: &Case) -> Result<()> {
+        let name = format!("tensor{index}");
+        let (id, parameter) = match case.param {
+            Dtype::F32 => (self.optimizer.register(name, len)?, filled::<f32>(len, |x| x)?),
+            _ => (self.optimizer.register_bf16(name, len)?, filled::<bf16>(len, bf16::from_f32)?),
+        };
+        let (gradient, gradient_view) = match case.grad {
             Dtype::F32 => gradient::<f32>(len, |x| x)?,
-            Dtype::Bf16 => gradient::<bf16>(len, bf16::from_f32)?,
-            _ => bail!("gradients of {grad} are unknown to this program"),
+            _ => gradient::<bf16>(len, bf16::from_f32)?,
         };
         // SAFETY: `len` elements, written by `filled`, which nothing else uses and which live as long as the update.
-        let parameter_view = unsafe { TensorMut::from_raw_parts(parameter_view, len) };
+        let parameter_view = unsafe {
+            match case.param {
+                Dtype::F32 => TensorMut::from_raw_parts(parameter.as_ptr().cast::<f32>(), len),
+                _ => TensorMut::from_raw_parts(parameter.as_ptr().cast::<bf16>(), len),
+            }
+        };
         self.updates.push(Update::new(id, parameter_view, gradient_view));
         self._memory.extend([parameter, gradient]);
         Ok(())
@@ -59,9 +65,13 @@ impl Step {
     }
 }
 
-/// Clipping and the check, or neither.
+/// What is kept how; clipping and the check, or neither.
 pub(crate) fn builder(case: &Case, algorithm: fadam::Algorithm) -> Builder {
-    let builder = Optimizer::builder(algorithm);
+    let mut builder =
+        Optimizer::builder(algorithm).moments(case.moments).master(case.master.unwrap_or_default());
+    if let Some(rounding) = case.rounding {
+        builder = builder.rounding(rounding);
+    }
     if case.clip { builder.max_grad_norm(1.0) } else { builder.non_finite(NonFinite::Propagate) }
 }
 

@@ -103,6 +103,17 @@ impl Hyper {
         }
     }
 
+    /// With the learning rate that the schedule makes of it.
+    pub(crate) fn scheduled(mut self, factor: f64) -> Self {
+        let lr = match &mut self {
+            Self::Adam(h) => &mut h.lr,
+            Self::FAdam(h) => &mut h.lr,
+            Self::FisherAdam(h) => &mut h.lr,
+        };
+        *lr *= factor;
+        self
+    }
+
     /// Whether |m̂/√v̂| has a bound: (1−β1)/√((1−β2)(1−β1²/β2)), if β1² < β2.
     pub(crate) fn bounds_update(&self) -> bool {
         let (beta1, beta2) = self.betas();

@@ -3,7 +3,7 @@
 
 use super::simd::{Isa, LANES, Program, Simd, Vector, fold};
 use super::stage::{Random, Stage};
-use crate::Dtype;
+use crate::{Dtype, Tensor};
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
 
@@ -44,6 +44,21 @@ pub(super) enum Master {
 }
 
 impl Chunk {
+    /// An f32 tensor, or null, and a gradient, outside an optimizer.
+    pub(super) fn outside(parameter: *mut u8, gradient: &Tensor<'_>) -> Self {
+        Self {
+            parameter: Parameter::F32(parameter.cast()),
+            moments: [null_mut(); 3],
+            moments_dtype: Dtype::F32,
+            ema: null_mut(),
+            gradient: gradient.host(),
+            gradient_dtype: gradient.dtype,
+            start: 0,
+            len: gradient.len,
+            random: None,
+        }
+    }
+
     /// Its elements from `start` on, at most `len` of them.
     pub(super) fn part(&self, start: usize, len: usize) -> Self {
         let offset = |array: *mut u8, dtype: Dtype| {
@@ -277,8 +292,7 @@ unsafe fn row<S: Isa, K: Kernel, G: Gradient, M: Moments>(
         let offset = start + i * S::V::WIDTH;
         let mut sums = [lanes[0][i], lanes[1][i], lanes[2][i]];
         let or_null = |array: *mut f32| if array.is_null() { array } else { array.wrapping_add(offset) };
-        let random =
-            |array: *const u16| if array.is_null() { array } else { array.wrapping_add(offset) };
+        let random = |array: *const u16| if array.is_null() { array } else { array.wrapping_add(offset) };
         let at = At {
             parameter: arrays.parameter.wrapping_add(offset),
             exp_avg: exp_avg.wrapping_add(offset),

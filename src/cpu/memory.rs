@@ -54,6 +54,11 @@ impl Buffer {
         // SAFETY: initialised bytes (zeroed on allocation), or none behind a dangling pointer, aligned for any element.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().cast(), self.bytes / size_of::<T>()) }
     }
+
+    pub(crate) fn as_bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; exclusive as `self` is.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.bytes) }
+    }
 }
 
 impl Drop for Buffer {

@@ -3,6 +3,7 @@
 //! A step lays out the chunks of all its tensors in one row, sweeps over them once, twice or three times, and folds the
 //! chunks' partial sums between sweeps on the calling thread.
 
+mod accumulate;
 mod adam;
 mod fadam;
 mod fisher;
@@ -14,14 +15,17 @@ mod moments;
 mod norm;
 mod simd;
 mod stage;
+mod state;
 mod step;
 mod sweep;
 
+pub(crate) use accumulate::accumulate;
 pub(crate) use fisher::{fisher_accumulate, natural_gradient};
 pub use simd::Simd;
 pub(crate) use step::sum_of_squares;
 
 use crate::args::{FADAM_CHUNK, Progress};
+use crate::backend::Counters;
 use crate::storage::Storage;
 use crate::{Dtype, Error, Master, Norms, Report, State};
 use half::bf16;
@@ -53,6 +57,9 @@ pub(crate) struct Cpu {
     storage: Storage,
     parameters: Vec<Parameter>,
     report: Report,
+    schedule_step: u64,
+    loss_scale: f64,
+    good_steps: u64,
     /// Scratch of one step, allocated at registration.
     tasks: Vec<Task>,
     partials: Partials,
@@ -65,6 +72,9 @@ impl Cpu {
             storage,
             parameters: Vec::new(),
             report: Report::default(),
+            schedule_step: 0,
+            loss_scale: 0.0,
+            good_steps: 0,
             tasks: Vec::new(),
             partials: Default::default(),
         })
@@ -95,6 +105,24 @@ impl Cpu {
 
     pub(crate) fn report(&self) -> Report {
         self.report
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            step: self.report.step,
+            skipped_steps: self.report.skipped_steps,
+            schedule_step: self.schedule_step,
+            loss_scale: self.loss_scale,
+            good_steps: self.good_steps,
+        }
+    }
+
+    pub(crate) fn set_counters(&mut self, counters: &Counters) {
+        let Counters { step, skipped_steps, .. } = *counters;
+        self.report = Report { step, skipped_steps, ..Report::default() };
+        self.schedule_step = counters.schedule_step;
+        self.loss_scale = counters.loss_scale;
+        self.good_steps = counters.good_steps;
     }
 
     pub(crate) fn norms(&self, index: usize) -> Option<Norms> {

@@ -2,7 +2,7 @@
 //! again. And the random bits of a row.
 
 use super::kernel::{Chunk, Gradient, Kernel, Master, Moments, Parameter, Row, Use};
-use super::simd::{Isa, LANES, Vector};
+use super::simd::{Isa, LANES, RANDOM, Vector};
 use crate::Dtype;
 use crate::args::{
     FADAM_RANDOM_BLOCK, FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ, FADAM_RANDOM_PARAMETER,
@@ -25,9 +25,9 @@ impl Random {
         Self { seed, step: step as u32, stream: (index as u32) << FADAM_RANDOM_PURPOSE_BITS }
     }
 
-    /// For LANES elements from `start` on, a multiple of LANES.
+    /// For RANDOM elements from `start` on, a multiple of RANDOM.
     #[inline(always)]
-    fn row<S: Isa>(&self, isa: S, purpose: u32, start: usize, into: &mut [u16; LANES]) {
+    fn fill<S: Isa>(&self, isa: S, purpose: u32, start: usize, into: &mut [u16; RANDOM]) {
         let block = start as u64 / u64::from(FADAM_RANDOM_BLOCK);
         let key = [self.seed as u32, (self.seed >> 32) as u32];
         isa.random(key, [block as u32, (block >> 32) as u32, self.step, self.stream | purpose], into);
@@ -42,8 +42,12 @@ pub(super) struct Stage {
     ema: [f32; LANES],
     /// Of either type.
     gradient: [f32; LANES],
-    random: [[u16; LANES]; 2],
+    /// For parameter, first and second moment: of this row and the next ones.
+    random: [[u16; RANDOM]; 3],
 }
+
+/// What the random bits are for, in the order of `Stage::random`.
+const PURPOSES: [u32; 3] = [FADAM_RANDOM_PARAMETER, FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ];
 
 impl Stage {
     #[inline(always)]
@@ -53,7 +57,7 @@ impl Stage {
             moments: [[0.0; LANES]; 3],
             ema: [0.0; LANES],
             gradient: [0.0; LANES],
-            random: [[0; LANES]; 2],
+            random: [[0; RANDOM]; 3],
         }
     }
 
@@ -68,6 +72,7 @@ impl Stage {
         part: &Chunk,
     ) -> Row {
         let whole = part.len == LANES;
+        // The copies are filled by these pointers: a reference to one would end them.
         let mut row = Row {
             parameter: self.parameter.as_mut_ptr(),
             moments: self.moments.each_mut().map(|moment| moment.as_mut_ptr()),
@@ -84,20 +89,20 @@ impl Stage {
                 row.gradient = self.gradient.as_ptr().cast();
             }
             if !whole && !part.ema.is_null() && K::PARAMETER == Use::Writes {
-                pad(part.ema, part.len, &mut self.ema);
                 row.ema = self.ema.as_mut_ptr();
+                pad(part.ema, part.len, row.ema);
             }
             if K::PARAMETER != Use::No {
                 match part.parameter {
                     Parameter::F32(array) if whole => row.parameter = array,
-                    Parameter::F32(array) => pad(array, part.len, &mut self.parameter),
+                    Parameter::F32(array) => pad(array, part.len, row.parameter),
                     Parameter::Bf16 { value, master, has_master } => match master {
                         Master::F32(array) if has_master && whole => row.parameter = array,
-                        Master::F32(array) if has_master => pad(array, part.len, &mut self.parameter),
+                        Master::F32(array) if has_master => pad(array, part.len, row.parameter),
                         Master::Remainder(array) if has_master => {
-                            join(isa, value, array, part.len, &mut self.parameter);
+                            join(isa, value, array, part.len, row.parameter);
                         }
-                        _ => widen(isa, value, part.len, &mut self.parameter),
+                        _ => widen(isa, value, part.len, row.parameter),
                     },
                 }
             }
@@ -107,20 +112,35 @@ impl Stage {
                 }
                 match M::DTYPE {
                     Dtype::F32 if whole => row.moments[i] = array.cast(),
-                    Dtype::F32 => pad(array.cast(), part.len, &mut self.moments[i]),
-                    Dtype::Bf16 => widen(isa, array.cast(), part.len, &mut self.moments[i]),
+                    Dtype::F32 => pad(array.cast(), part.len, row.moments[i]),
+                    Dtype::Bf16 => widen(isa, array.cast(), part.len, row.moments[i]),
                 }
             }
         }
-        if let Some(random) = part.random.filter(|_| M::DTYPE == Dtype::Bf16) {
-            for (i, purpose) in [FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG_SQ].into_iter().enumerate() {
-                if K::MOMENTS[i] == Use::Writes {
-                    random.row(isa, purpose, part.start, &mut self.random[i]);
-                    row.random[i] = self.random[i].as_ptr();
+        if let Some(random) = part.random {
+            let bare = matches!(part.parameter, Parameter::Bf16 { master: Master::None, .. });
+            let moments = M::DTYPE == Dtype::Bf16;
+            let rounds = [
+                bare && K::PARAMETER == Use::Writes,
+                moments && K::MOMENTS[0] == Use::Writes,
+                moments && K::MOMENTS[1] == Use::Writes,
+            ];
+            for (i, purpose) in PURPOSES.into_iter().enumerate().filter(|&(i, _)| rounds[i]) {
+                if part.start.is_multiple_of(RANDOM) {
+                    random.fill(isa, purpose, part.start, &mut self.random[i]);
+                }
+                if i > 0 {
+                    row.random[i - 1] = self.random_bits(i, part.start);
                 }
             }
         }
         row
+    }
+
+    /// Of the row that begins at this element.
+    #[inline(always)]
+    fn random_bits(&self, purpose: usize, start: usize) -> *const u16 {
+        self.random[purpose][start % RANDOM..].as_ptr()
     }
 
     /// What the kernel has written, to where it is kept.
@@ -139,7 +159,10 @@ impl Stage {
                 match M::DTYPE {
                     Dtype::F32 if whole => {}
                     Dtype::F32 => unpad(&self.moments[i], array.cast(), part.len),
-                    Dtype::Bf16 => narrow(isa, self.moments[i].as_ptr(), array.cast(), part.len, |m, _| m),
+                    Dtype::Bf16 => {
+                        // The kernel has rounded them.
+                        narrow(isa, Round::No, self.moments[i].as_ptr(), array.cast(), part.len);
+                    }
                 }
             }
             if K::PARAMETER != Use::Writes {
@@ -160,29 +183,37 @@ impl Stage {
                     if !in_place {
                         unpad(&self.parameter, array, part.len);
                     }
-                    narrow(isa, from, value, part.len, |p, _| p.nearest_bf16());
+                    narrow(isa, Round::Nearest, from, value, part.len);
                 }
-                Parameter::Bf16 { value, master: Master::None, .. } => match part.random {
-                    None => narrow(isa, self.parameter.as_ptr(), value, part.len, |p, _| p.nearest_bf16()),
-                    Some(random) => {
-                        let bits = &mut self.random[0]; // the kernel has done with it
-                        random.row(isa, FADAM_RANDOM_PARAMETER, part.start, bits);
-                        let round = |p: S::V, at: usize| p.stochastic_bf16(bits.as_ptr().add(at));
-                        narrow(isa, self.parameter.as_ptr(), value, part.len, round);
-                    }
-                },
+                Parameter::Bf16 { value, master: Master::None, .. } => {
+                    let stochastic = part.random.map(|_| Round::Stochastic(self.random_bits(0, part.start)));
+                    let round = stochastic.unwrap_or(Round::Nearest);
+                    narrow(isa, round, self.parameter.as_ptr(), value, part.len);
+                }
             }
         }
     }
 }
 
+/// How values become bf16.
+#[derive(Clone, Copy)]
+enum Round {
+    /// They are.
+    No,
+    Nearest,
+    /// By the random bits of a row.
+    Stochastic(*const u16),
+}
+
 /// # Safety
-/// `from` is valid for `len` elements, at most LANES; so below.
+/// `from` is valid for `len` elements, at most LANES, and `into` for LANES; so below.
 #[inline(always)]
-unsafe fn pad(from: *const f32, len: usize, into: &mut [f32; LANES]) {
-    *into = [0.0; LANES];
+unsafe fn pad(from: *const f32, len: usize, into: *mut f32) {
     // SAFETY: the caller's.
-    unsafe { from.copy_to_nonoverlapping(into.as_mut_ptr(), len) };
+    unsafe {
+        into.write_bytes(0, LANES);
+        from.copy_to_nonoverlapping(into, len);
+    }
 }
 
 #[inline(always)]
@@ -204,52 +235,45 @@ unsafe fn padded(from: *const u16, len: usize, copy: &mut [u16; LANES]) -> *cons
 }
 
 #[inline(always)]
-unsafe fn widen<S: Isa>(isa: S, from: *const u16, len: usize, into: &mut [f32; LANES]) {
+unsafe fn widen<S: Isa>(isa: S, from: *const u16, len: usize, into: *mut f32) {
     let mut copy = [0; LANES];
     // SAFETY: the caller's; vectors within a row.
     unsafe {
         let from = padded(from, len, &mut copy);
         for at in (0..LANES).step_by(S::V::WIDTH) {
-            isa.load_bf16(from.add(at)).store(into.as_mut_ptr().add(at));
+            isa.load_bf16(from.add(at)).store(into.add(at));
         }
     }
 }
 
 #[inline(always)]
-unsafe fn join<S: Isa>(
-    isa: S,
-    value: *const u16,
-    remainder: *const u16,
-    len: usize,
-    into: &mut [f32; LANES],
-) {
+unsafe fn join<S: Isa>(isa: S, value: *const u16, remainder: *const u16, len: usize, into: *mut f32) {
     let mut copies = [[0; LANES]; 2];
     let [first, second] = &mut copies;
     // SAFETY: the caller's; vectors within a row.
     unsafe {
         let (value, remainder) = (padded(value, len, first), padded(remainder, len, second));
         for at in (0..LANES).step_by(S::V::WIDTH) {
-            isa.load_joined(value.add(at), remainder.add(at)).store(into.as_mut_ptr().add(at));
+            isa.load_joined(value.add(at), remainder.add(at)).store(into.add(at));
         }
     }
 }
 
-/// Rounds by `round(values, where they are in the row)` and keeps the high halves.
 #[inline(always)]
-unsafe fn narrow<S: Isa>(
-    isa: S,
-    from: *const f32,
-    to: *mut u16,
-    len: usize,
-    round: impl Fn(S::V, usize) -> S::V,
-) {
+unsafe fn narrow<S: Isa>(isa: S, round: Round, from: *const f32, to: *mut u16, len: usize) {
     let mut copy = [0_u16; LANES];
     let whole = len == LANES;
     let into = if whole { to } else { copy.as_mut_ptr() };
     // SAFETY: the caller's; vectors within a row.
     unsafe {
         for at in (0..LANES).step_by(S::V::WIDTH) {
-            round(isa.load(from.add(at)), at).store_high(into.add(at));
+            let values = isa.load(from.add(at));
+            let rounded = match round {
+                Round::No => values,
+                Round::Nearest => values.nearest_bf16(),
+                Round::Stochastic(random) => values.stochastic_bf16(random.add(at)),
+            };
+            rounded.store_high(into.add(at));
         }
         if !whole {
             copy.as_ptr().copy_to_nonoverlapping(to, len);
@@ -286,15 +310,20 @@ mod tests {
     #[test]
     fn a_draw_is_of_seed_element_step_parameter_and_purpose() {
         let seed = 0x0123_4567_89ab_cdef;
-        for (start, step, index, purpose) in [(0, 1, 0, 0), (128, 2, 1, 1), ((1 << 36) + 256, (1 << 32) + 5, 77, 2)] {
-            let mut row = [0; LANES];
-            Random::new(seed, step, index).row(Scalar, purpose, start, &mut row);
+        for (start, step, index, purpose) in
+            [(0, 1, 0, 0), (512, 2, 1, 1), ((1 << 36) + 1024, (1 << 32) + 5, 77, 2)]
+        {
+            let mut row = [0; RANDOM];
+            Random::new(seed, step, index).fill(Scalar, purpose, start, &mut row);
             let block = start as u64 / 8;
             let last = [step as u32, (index as u32) << 2 | purpose];
             let expected = (block..).flat_map(|block| {
-                halves(philox([0x89ab_cdef, 0x0123_4567], [block as u32, (block >> 32) as u32, last[0], last[1]]))
+                halves(philox(
+                    [0x89ab_cdef, 0x0123_4567],
+                    [block as u32, (block >> 32) as u32, last[0], last[1]],
+                ))
             });
-            assert!(row.into_iter().eq(expected.take(LANES)), "from {start} on");
+            assert!(row.into_iter().eq(expected.take(RANDOM)), "from {start} on");
         }
     }
 }

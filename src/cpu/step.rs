@@ -30,9 +30,18 @@ pub(super) struct Task {
     pub(super) ema: Ema,
 }
 
+impl Task {
+    /// A tensor outside an optimizer, its chunks from `start` on.
+    pub(super) fn bare(index: usize, tensor: Chunk, start: usize) -> Self {
+        let chunks = start..start + tensor.len.div_ceil(CHUNK);
+        let ema = Ema { weight: 0.0, starts: false };
+        Self { index, tensor, chunks, progress: Progress::START, step: Step::None, ema }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
-    /// A bare sum of squares.
+    /// Outside an optimizer.
     None,
     Adam(AdamStep),
     /// With the learning rate, from which a correction is made.
@@ -137,14 +146,18 @@ impl Cpu {
             skipped_steps: self.report.skipped_steps,
             ..Report::default()
         };
+        let factor = policy.schedule.map_or(1.0, |schedule| schedule.factor(self.schedule_step));
+        self.report.loss_scale = policy.loss_scale.map(|_| self.loss_scale);
+        let grad_scale = policy.grad_scale * self.report.loss_scale.unwrap_or(1.0);
         let mut clip = 1.0;
         let reads_gradients = policy.reads_gradients();
         if reads_gradients {
-            let GradientPass { norm, non_finite } = self.gradient_norm((1.0 / policy.grad_scale) as f32);
+            let GradientPass { norm, non_finite } = self.gradient_norm((1.0 / grad_scale) as f32);
             self.report.grad_norm = Some(norm);
             if non_finite.is_some() && policy.non_finite != NonFinite::Propagate {
                 self.report.skipped = true;
                 self.report.skipped_steps += 1;
+                self.move_on(policy, false);
                 return non_finite;
             }
             if policy.norms {
@@ -159,16 +172,18 @@ impl Cpu {
             }
         }
         self.report.clip_coefficient = Some(clip);
+        self.report.learning_rate_factor = Some(factor);
+        self.move_on(policy, true);
         for (job, task) in jobs.iter().zip(&mut self.tasks) {
-            let hyper = &groups[job.group].1;
+            let hyper = groups[job.group].1.scheduled(factor);
             let before = self.parameters[task.index].progress;
             task.progress = before.next(hyper.betas());
-            let scale = clip / policy.grad_scale;
+            let scale = clip / grad_scale;
             task.step = match hyper {
                 Hyper::Adam(hyper) => Step::Adam(hyper.step(&task.progress, scale)),
                 Hyper::FAdam(hyper) => Step::FAdam(hyper.step(&task.progress, scale), hyper.lr),
                 Hyper::FisherAdam(hyper) => {
-                    Step::FisherAdam(FisherAdam::new(hyper, &before, &task.progress, scale, task.ema))
+                    Step::FisherAdam(FisherAdam::new(&hyper, &before, &task.progress, scale, task.ema))
                 }
             };
         }
@@ -189,6 +204,16 @@ impl Cpu {
             self.parameters[task.index].progress = task.progress;
         }
         None
+    }
+
+    /// Counts the step for the schedule and the loss scale of the next one.
+    fn move_on(&mut self, policy: &Policy, finite: bool) {
+        if finite || policy.schedule.is_some_and(|schedule| schedule.counts_skipped()) {
+            self.schedule_step += 1;
+        }
+        if let Some(loss_scale) = &policy.loss_scale {
+            (self.loss_scale, self.good_steps) = loss_scale.adapt(self.loss_scale, self.good_steps, finite);
+        }
     }
 
     /// Puts the tensors' chunks in one row, in the order of registration.
@@ -296,26 +321,9 @@ pub(crate) unsafe fn sum_of_squares(tensors: &[Tensor<'_>]) -> f64 {
         .iter()
         .enumerate()
         .map(|(index, tensor)| {
-            let start = end;
-            end += tensor.len.div_ceil(CHUNK);
-            Task {
-                index,
-                tensor: Chunk {
-                    parameter: kernel::Parameter::F32(null_mut()),
-                    moments: [null_mut(); 3],
-                    moments_dtype: Dtype::F32,
-                    ema: null_mut(),
-                    gradient: tensor.host(),
-                    gradient_dtype: tensor.dtype,
-                    start: 0,
-                    len: tensor.len,
-                    random: None,
-                },
-                chunks: start..end,
-                progress: Progress::START,
-                step: Step::None,
-                ema: Ema { weight: 0.0, starts: false },
-            }
+            let task = Task::bare(index, Chunk::outside(null_mut(), tensor), end);
+            end = task.chunks.end;
+            task
         })
         .collect();
     let mut partials = [vec![0.0; end], Vec::new(), Vec::new()];

@@ -45,6 +45,16 @@ impl Buffer {
         })
     }
 
+    /// These values, once the stream gets there. They may go when this returns: of memory that is not page-locked the driver
+    /// makes a copy first.
+    pub(super) fn of<T: Plain>(stream: &Arc<CudaStream>, values: &[T], name: &str) -> Result<Self, Error> {
+        let buffer = Self::zeroed(stream, size_of_val(values), name)?;
+        // SAFETY: the buffer has room for the values.
+        unsafe { result::memcpy_htod_async(buffer.address, values, stream.cu_stream()) }
+            .map_err(driver_error("copying to the device"))?;
+        Ok(buffer)
+    }
+
     fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
         let context = stream.context();
         context.bind_to_thread()?;
@@ -75,31 +85,51 @@ impl Buffer {
     /// # Errors
     /// [`Error::Cuda`], [`Error::Capture`].
     pub(super) fn download<T: Plain>(&self, into: &mut [T]) -> Result<(), Error> {
+        self.download_at(0, into)
+    }
+
+    /// Copies from a byte on to the host, and waits for it.
+    ///
+    /// # Errors
+    /// As `download`.
+    pub(super) fn download_at<T: Plain>(&self, offset: usize, into: &mut [T]) -> Result<(), Error> {
         refuse_capture(&self.stream)?;
-        assert!(size_of_val(into) <= self.bytes, "a copy within the buffer");
+        let address = self.range(offset, size_of_val(into));
         if into.is_empty() {
             return Ok(());
         }
         let mut copy = || {
             self.stream.context().bind_to_thread()?;
             // SAFETY: the range lies within the buffer, `T` is any bytes, and `into` is borrowed until the stream is done.
-            unsafe { result::memcpy_dtoh_async(into, self.address, self.stream.cu_stream()) }?;
+            unsafe { result::memcpy_dtoh_async(into, address, self.stream.cu_stream()) }?;
             self.stream.synchronize()
         };
         copy().map_err(driver_error("copying from the device"))
     }
-}
 
-impl Buffer {
-    /// Copies a value to its beginning, and waits for it.
-    pub(super) fn upload<T: Plain>(&self, from: &T) -> Result<(), DriverError> {
-        assert!(size_of::<T>() <= self.bytes, "a copy within the buffer");
-        self.stream.context().bind_to_thread()?;
-        // SAFETY: the range lies within the buffer, and `from` is borrowed until the stream is done.
-        unsafe {
-            result::memcpy_htod_async(self.address, std::slice::from_ref(from), self.stream.cu_stream())
-        }?;
-        self.stream.synchronize()
+    /// Copies from the host to a byte on, in the stream's order, and waits for it.
+    ///
+    /// # Errors
+    /// As `download`.
+    pub(super) fn upload_at<T: Plain>(&self, offset: usize, from: &[T]) -> Result<(), Error> {
+        refuse_capture(&self.stream)?;
+        let address = self.range(offset, size_of_val(from));
+        if from.is_empty() {
+            return Ok(());
+        }
+        let copy = || {
+            self.stream.context().bind_to_thread()?;
+            // SAFETY: the range lies within the buffer, and `from` is borrowed until the stream is done.
+            unsafe { result::memcpy_htod_async(address, from, self.stream.cu_stream()) }?;
+            self.stream.synchronize()
+        };
+        copy().map_err(driver_error("copying to the device"))
+    }
+
+    /// The address of bytes within the buffer.
+    fn range(&self, offset: usize, bytes: usize) -> u64 {
+        assert!(self.bytes.checked_sub(offset).is_some_and(|rest| bytes <= rest), "a copy within the buffer");
+        self.address + offset as u64
     }
 }
 
@@ -134,6 +164,8 @@ unsafe impl Plain for i16 {}
 unsafe impl Plain for half::bf16 {}
 // SAFETY: any byte.
 unsafe impl Plain for MaybeUninit<u8> {}
+// SAFETY: as above.
+unsafe impl Plain for u8 {}
 // SAFETY: `repr(C)` structs of integers and floats, written by bindgen; so are all that follow.
 unsafe impl Plain for args::Task {}
 // SAFETY: as above.

@@ -12,6 +12,7 @@
 //! tracking is on (its default). For a captured step switch event tracking off before the tensors are made, as cudarc
 //! demands of everything that is captured.
 
+mod accumulate;
 mod buffer;
 mod device;
 mod fisher;
@@ -19,10 +20,12 @@ mod module;
 mod norm;
 mod nvrtc;
 mod probe;
+mod state;
 mod step;
 mod table;
 mod tensor;
 
+pub(crate) use accumulate::accumulate;
 pub use cudarc;
 pub use device::{DeviceInfo, KernelInfo, devices, driver_version, kernels, nvrtc_version};
 pub(crate) use fisher::{FisherSum, natural_gradient};
@@ -32,7 +35,7 @@ pub(crate) use tensor::{ContextId, Guards, Source, Target, borrow};
 
 use crate::algorithm::Hyper;
 use crate::args::{Control, Record, Settings, StepArgs, Task};
-use crate::backend::{Failure, Job, NotFinite};
+use crate::backend::{Counters, Failure, Job, NotFinite};
 use crate::optimizer::{Group, Policy};
 use crate::storage::Storage;
 use crate::{Algorithm, Dtype, Error, Master, NonFinite, Norms, Report, Rounding, State};
@@ -172,6 +175,8 @@ pub(crate) struct Cuda {
     figures: Figures,
     /// The last failed step that was reported as an error.
     reported: u64,
+    /// The steps that a file has brought along: of the last one only the count is known.
+    loaded: u64,
     stream: Arc<CudaStream>,
     // Last: what is above is freed on its stream.
     beside: Option<Beside>,
@@ -240,6 +245,7 @@ impl Cuda {
             captured: false,
             figures: Figures::default(),
             reported: 0,
+            loaded: 0,
             stream,
             beside,
         })
@@ -283,7 +289,7 @@ impl Cuda {
     pub(crate) fn restart(&mut self, index: usize) -> Result<(), Error> {
         let mut record = self.record(index)?;
         record.progress.start = 0;
-        self.parameters[index].record.upload(&record).map_err(driver_error("resetting a master"))
+        self.parameters[index].record.upload_at(0, &[record])
     }
 
     /// Whether the device has failed for good. Waits for it, outside a capture.
@@ -316,9 +322,13 @@ impl Cuda {
             kappa: policy.kappa.unwrap_or(f64::INFINITY),
             reads_gradients: self.kernels.reads_gradients(policy).into(),
             skips: (policy.non_finite != NonFinite::Propagate).into(),
+            growth_factor: policy.loss_scale.map_or(0.0, |scale| scale.growth_factor),
+            backoff_factor: policy.loss_scale.map_or(0.0, |scale| scale.backoff_factor),
+            growth_interval: policy.loss_scale.map_or(0, |scale| scale.growth_interval),
+            ..Settings::default() // the schedule is the table's to say
         };
         let hypers = groups.iter().map(|(_, hyper)| *hyper);
-        self.tables.settings(settings, hypers, capturing)
+        self.tables.settings(settings, hypers, policy.schedule, capturing)
     }
 
     /// One step over jobs in the order of registration.
@@ -346,11 +356,8 @@ impl Cuda {
             }
         }
         self.prepare(jobs, groups, policy, capturing).map_err(Failure::Untouched)?;
-        let args = StepArgs {
-            seed: self.storage.seed,
-            ema_weight: self.storage.ema_weight(),
-            ..self.tables.args()
-        };
+        let args =
+            StepArgs { seed: self.storage.seed, ema_weight: self.storage.ema_weight(), ..self.tables.args() };
         self.kernels.launch(&self.stream, &args, policy)?;
         self.figures = Figures {
             grad_norm: policy.reads_gradients() || policy.norms,
@@ -388,9 +395,10 @@ impl Cuda {
             let Parameter { master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, record, .. } =
                 &parameters[job.index];
             let address = |buffer: &Option<Buffer>| buffer.as_ref().map_or(0, Buffer::address);
+            let [parameter, gradient] = [job.parameter, job.gradient].map(|at| at.0.addr() as u64);
             Task {
-                parameter: table::address(job.parameter),
-                gradient: table::address(job.gradient),
+                parameter,
+                gradient,
                 master: address(master),
                 ema: address(ema),
                 exp_avg: exp_avg.address(),
@@ -401,7 +409,8 @@ impl Cuda {
                 record: record.address(),
                 parameter_index: job.index as u32,
                 group: job.group as u32,
-                flags: table::flags(job, storage.master),
+                flags: table::flags((parameter, job.parameter_dtype), (gradient, job.gradient_dtype))
+                    | table::master_flags(job.parameter_dtype, storage.master),
             }
         };
         self.tables.tasks(jobs.iter().map(task), capturing)
@@ -424,6 +433,26 @@ impl Cuda {
         self.mirror.read().map_err(driver_error("waiting for the step"))
     }
 
+    pub(crate) fn counters(&mut self) -> Result<Counters, Error> {
+        let Control { step, skipped_steps, schedule_step, loss_scale, good_steps, .. } = self.control()?;
+        Ok(Counters { step, skipped_steps, schedule_step, loss_scale, good_steps })
+    }
+
+    /// In the stream's order, as the settings are.
+    pub(crate) fn set_counters(&mut self, counters: &Counters) -> Result<(), Error> {
+        refuse_capture(&self.stream)?;
+        let Counters { step, skipped_steps, schedule_step, loss_scale, good_steps } = *counters;
+        let control =
+            Control { step, skipped_steps, schedule_step, loss_scale, good_steps, ..Control::default() };
+        let sending = driver_error("sending the counters");
+        self.tables.set_control(&control).map_err(&sending)?;
+        // What the mirrors held of a step that failed is no longer to be reported.
+        self.mirror.copy_from(self.tables.control()).map_err(&sending)?;
+        self.alarm.copy_from(self.tables.control()).map_err(&sending)?;
+        (self.loaded, self.reported) = (step, 0);
+        Ok(())
+    }
+
     pub(crate) fn report(&mut self) -> Result<(Report, Option<NotFinite>), Error> {
         let control = self.control()?;
         let not_finite = self.unreported(&control);
@@ -431,9 +460,11 @@ impl Cuda {
         let unless_skipped = |known: bool, figure: f64| (known && !skipped).then_some(figure);
         let mut report =
             Report { step: control.step, skipped, skipped_steps: control.skipped_steps, ..Report::default() };
-        if control.step > 0 {
+        if control.step > self.loaded {
             report.grad_norm = self.figures.grad_norm.then_some(control.grad_norm);
             report.clip_coefficient = unless_skipped(true, control.clip_coefficient);
+            report.learning_rate_factor = unless_skipped(true, control.learning_rate_factor);
+            report.loss_scale = (control.last_loss_scale != 0.0).then_some(control.last_loss_scale);
             report.update_norm = unless_skipped(self.figures.update_norm, control.update_norm);
         }
         Ok((report, not_finite))
@@ -461,8 +492,7 @@ impl Cuda {
 
     pub(crate) fn state(&mut self, index: usize) -> Result<State, Error> {
         let progress = self.record(index)?.progress;
-        let Parameter { len, master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } =
-            &self.parameters[index];
+        let Parameter { len, master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } = &self.parameters[index];
         fn copy<T: buffer::Plain + Default>(buffer: &Buffer, len: usize) -> Result<Vec<T>, Error> {
             let mut values = vec![T::default(); len];
             buffer.download(&mut values).map(|()| values)

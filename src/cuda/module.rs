@@ -41,6 +41,7 @@ pub(crate) enum Source {
         power: bool,
     },
     Fisher,
+    Accumulate,
 }
 
 /// How parameters and moments are kept, as far as kernels are compiled for it. Default: f32, no average.
@@ -68,7 +69,7 @@ impl Kept {
 
 impl Source {
     /// Every variant that an optimizer may ask for, with whatever is kept.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Norm,
         Self::Adam { norms: false },
         Self::Adam { norms: true },
@@ -81,6 +82,7 @@ impl Source {
         Self::FisherAdam { norms: false, power: true },
         Self::FisherAdam { norms: true, power: true },
         Self::Fisher,
+        Self::Accumulate,
     ];
 
     fn text(self) -> (&'static str, &'static str) {
@@ -90,13 +92,14 @@ impl Source {
             Self::FAdam { .. } => ("fadam.cu", include_str!("../../kernels/fadam.cu")),
             Self::FisherAdam { .. } => ("fisher_adam.cu", include_str!("../../kernels/fisher_adam.cu")),
             Self::Fisher => ("fisher.cu", include_str!("../../kernels/fisher.cu")),
+            Self::Accumulate => ("accumulate.cu", include_str!("../../kernels/accumulate.cu")),
         }
     }
 
     fn definitions(self) -> Vec<&'static str> {
         let norms = |norms| if norms { "FADAM_NORMS=1" } else { "FADAM_NORMS=0" };
         match self {
-            Self::Norm | Self::Fisher => vec!["FADAM_NORMS=0"],
+            Self::Norm | Self::Fisher | Self::Accumulate => vec!["FADAM_NORMS=0"],
             Self::Adam { norms: on } => vec![norms(on)],
             Self::FAdam { norms: on, kappa } => {
                 vec![norms(on), if kappa { "FADAM_KAPPA=1" } else { "FADAM_KAPPA=0" }]
@@ -137,16 +140,12 @@ impl Source {
                 "keep_norms",
             ],
             Self::Fisher => &["fisher_accumulate", "natural_gradient"],
+            Self::Accumulate => &["accumulate", "accumulate_first"],
         }
     }
 
     /// PTX (or CUBIN) for a device of this compute capability, from the process's cache if it is there.
-    pub(crate) fn compile(
-        self,
-        kept: Kept,
-        capability: i32,
-        output: Output,
-    ) -> Result<Arc<Vec<u8>>, Error> {
+    pub(crate) fn compile(self, kept: Kept, capability: i32, output: Output) -> Result<Arc<Vec<u8>>, Error> {
         type Key = (Source, Kept, i32, bool);
         static COMPILED: LazyLock<Mutex<HashMap<Key, Arc<Vec<u8>>>>> = LazyLock::new(Mutex::default);
         let nvrtc = Nvrtc::get()?;

@@ -3,11 +3,11 @@
 use super::buffer::refuse_capture;
 use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
-use super::table::{Tables, gradient_flags};
+use super::table::{Tables, flags};
 use super::{ContextId, Guards, driver_error, open};
 use crate::args::{Control, FADAM_CHUNK, Settings, Task};
 use crate::tensor::{Location, Place};
-use crate::{Error, Tensor};
+use crate::{Dtype, Error, Tensor};
 
 /// The norm over all tensors of a device, on the first one's stream; waits for it.
 pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64, Error> {
@@ -29,13 +29,13 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
     let chunks = tensors.iter().map(|tensor| (tensor.len as u64).div_ceil(FADAM_CHUNK.into())).sum();
     tables.reserve(tensors.len(), chunks, false)?;
     let settings = Settings { grad_scale: 1.0, ..Settings::default() };
-    tables.settings(settings, std::iter::empty(), false)?;
+    tables.settings(settings, std::iter::empty(), None, false)?;
     let mut guards = Guards::default();
     let mut tasks = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         let Place::Cuda(source) = &tensor.place else { continue }; // refused above
         let gradient = guards.read(source, &stream)?;
-        let flags = gradient_flags(gradient, tensor.dtype);
+        let flags = flags((0, Dtype::F32), (gradient, tensor.dtype));
         tasks.push(Task { gradient, len: tensor.len as u64, flags, ..Task::default() });
     }
     tables.tasks(tasks.into_iter(), false)?;

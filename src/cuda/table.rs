@@ -8,9 +8,8 @@ use crate::args::{
     AdamStep, Control, FADAM_CHUNK, FADAM_TASK_BF16, FADAM_TASK_BF16_GRADIENT, FADAM_TASK_MASTER,
     FADAM_TASK_REMAINDER, FADAM_TASK_VECTOR, FAdamStep, FisherAdamScalars, Settings, StepArgs, Task,
 };
-use crate::backend::{Address, Job};
-use crate::{Dtype, Error, Master};
-use cudarc::driver::CudaStream;
+use crate::{Dtype, Error, Master, Schedule};
+use cudarc::driver::{CudaStream, DriverError};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -47,8 +46,11 @@ pub(super) struct Tables {
     scratch: Option<Buffer>,
     layout: Layout,
     settings: Option<Buffer>,
+    /// The factors of a schedule.
+    factors: Option<Buffer>,
     /// What the device has, or will have when the stream gets there.
     sent_settings: Option<Settings>,
+    sent_schedule: Option<Schedule>,
     sent_hypers: Vec<Hyper>,
     sent_tasks: Vec<Task>,
     /// Of the step that is being prepared.
@@ -59,6 +61,8 @@ pub(super) struct Tables {
     /// unchanged, for the tasks in it are the graph's.
     settings_captured: bool,
     scratch_captured: bool,
+    /// Whether any graph has captured a step: old settings that it may have go on pointing to their factors.
+    any_captured: bool,
     /// What only graphs use any more.
     retired: Vec<Buffer>,
 }
@@ -80,7 +84,9 @@ impl Tables {
             scratch: None,
             layout: Layout::default(),
             settings: None,
+            factors: None,
             sent_settings: None,
+            sent_schedule: None,
             sent_hypers: Vec::new(),
             sent_tasks: Vec::new(),
             hypers: Vec::new(),
@@ -88,6 +94,7 @@ impl Tables {
             chunks: 0,
             settings_captured: false,
             scratch_captured: false,
+            any_captured: false,
             retired: Vec::new(),
         })
     }
@@ -98,7 +105,42 @@ impl Tables {
 
     /// A graph has captured the step that was prepared.
     pub(super) fn captured(&mut self) {
-        (self.settings_captured, self.scratch_captured) = (true, true);
+        (self.settings_captured, self.scratch_captured, self.any_captured) = (true, true, true);
+    }
+
+    pub(super) fn set_control(&mut self, control: &Control) -> Result<(), DriverError> {
+        self.stage.upload(std::slice::from_ref(control), &self.control)
+    }
+
+    /// Uploads a schedule's factors if they have changed, and makes the settings point to them.
+    fn schedule(
+        &mut self,
+        settings: &mut Settings,
+        schedule: &Schedule,
+        capturing: bool,
+    ) -> Result<(), Error> {
+        if self.sent_schedule != Some(*schedule) {
+            if capturing {
+                return Err(CAPTURE);
+            }
+            let factors: Vec<f64> = (0..=schedule.steps()).map(|step| schedule.factor(step)).collect();
+            let bytes = size_of_val(&factors[..]);
+            self.sent_schedule = None; // unknown, should the upload fail
+            if self.factors.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
+                let old = self.factors.replace(Buffer::zeroed(&self.stream, bytes, TABLES)?);
+                if self.any_captured {
+                    self.retired.extend(old);
+                }
+            }
+            if let Some(buffer) = &self.factors {
+                self.stage.upload(&factors, buffer).map_err(driver_error("sending the schedule"))?;
+            }
+            self.sent_schedule = Some(*schedule);
+        }
+        settings.factors = self.factors.as_ref().map_or(0, Buffer::address);
+        settings.last_factor = schedule.steps();
+        settings.counts_skipped = schedule.counts_skipped().into();
+        Ok(())
     }
 
     /// Room for a step of all `parameters`, of `chunks` chunks in all.
@@ -128,10 +170,14 @@ impl Tables {
     /// Uploads policy and hyper-parameters if they have changed.
     pub(super) fn settings(
         &mut self,
-        settings: Settings,
+        mut settings: Settings,
         hypers: impl Iterator<Item = Hyper>,
+        schedule: Option<Schedule>,
         capturing: bool,
     ) -> Result<(), Error> {
+        if let Some(schedule) = &schedule {
+            self.schedule(&mut settings, schedule, capturing)?;
+        }
         self.hypers.clear();
         self.hypers.extend(hypers);
         if self.sent_settings == Some(settings) && self.hypers == self.sent_hypers {
@@ -221,33 +267,20 @@ fn append<T: Plain>(bytes: &mut Vec<MaybeUninit<u8>>, value: &T) {
     });
 }
 
-/// The flags of a tensor. What the optimizer keeps of it is aligned.
-pub(super) fn flags(job: &Job, master: Master) -> u32 {
-    let mut flags = gradient_flags(address(job.gradient), job.gradient_dtype);
-    if !is_vector(address(job.parameter), job.parameter_dtype) {
-        flags &= !FADAM_TASK_VECTOR;
+/// The flags of a parameter and a gradient that lie at these addresses. What the optimizer keeps of them is aligned.
+pub(super) fn flags(parameter: (u64, Dtype), gradient: (u64, Dtype)) -> u32 {
+    let vector = |(address, dtype): (u64, Dtype)| address.is_multiple_of(4 * dtype.size() as u64);
+    let flag = |on, flag| if on { flag } else { 0 };
+    flag(vector(parameter) && vector(gradient), FADAM_TASK_VECTOR)
+        | flag(parameter.1 == Dtype::Bf16, FADAM_TASK_BF16)
+        | flag(gradient.1 == Dtype::Bf16, FADAM_TASK_BF16_GRADIENT)
+}
+
+/// The flags of what is kept beside a parameter.
+pub(super) fn master_flags(parameter: Dtype, master: Master) -> u32 {
+    match (parameter, master) {
+        (Dtype::Bf16, Master::F32) => FADAM_TASK_MASTER,
+        (Dtype::Bf16, Master::Remainder) => FADAM_TASK_REMAINDER,
+        _ => 0,
     }
-    if job.parameter_dtype == Dtype::Bf16 {
-        flags |= FADAM_TASK_BF16
-            | match master {
-                Master::F32 => FADAM_TASK_MASTER,
-                Master::Remainder => FADAM_TASK_REMAINDER,
-                Master::None => 0,
-            };
-    }
-    flags
-}
-
-/// The flags of a gradient alone.
-pub(super) fn gradient_flags(gradient: u64, dtype: Dtype) -> u32 {
-    let vector = if is_vector(gradient, dtype) { FADAM_TASK_VECTOR } else { 0 };
-    vector | if dtype == Dtype::Bf16 { FADAM_TASK_BF16_GRADIENT } else { 0 }
-}
-
-pub(super) fn address(address: Address) -> u64 {
-    address.0.addr() as u64
-}
-
-fn is_vector(address: u64, dtype: Dtype) -> bool {
-    address.is_multiple_of(4 * dtype.size() as u64)
 }

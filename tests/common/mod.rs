@@ -9,6 +9,7 @@ use fadam::{
     Update,
 };
 use half::bf16;
+use std::process::Command;
 
 /// Bits, with every NaN the same: payloads are not part of any promise.
 pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
@@ -283,6 +284,21 @@ impl Model {
             .collect();
         Snapshot { parameters: self.parameters.iter().map(|p| bits(p)).collect(), states }
     }
+}
+
+/// These tests in a process of its own, of which only one runs. `None`, with a word on why, where the processor for which
+/// they are built is emulated: the system does not start such programs itself.
+pub(crate) fn again(test: &str) -> Option<Command> {
+    let program = std::env::current_exe().unwrap();
+    let listed = Command::new(&program).arg("--list").output();
+    if !listed.as_ref().is_ok_and(|output| output.status.success()) {
+        assert_ne!(std::env::consts::ARCH, "x86_64", "{listed:?}");
+        println!("skipped: the system does not start these tests by itself");
+        return None;
+    }
+    let mut command = Command::new(program);
+    command.args(["--exact", test, "--nocapture"]);
+    Some(command)
 }
 
 /// Where models run.

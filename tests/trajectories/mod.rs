@@ -9,6 +9,7 @@ use fadam::{
     Simd, State, Tensor, TensorMut, Update,
 };
 use half::bf16;
+use std::ops::RangeInclusive;
 
 /// Lengths of the tensors: 74 000 elements, more than the 65 536 from which a step goes parallel; an empty tensor,
 /// one element, around 128 lanes and 4096 elements of a chunk, 8 chunks (resident) and 9 and a bit (streamed).
@@ -505,6 +506,41 @@ impl Trajectory {
 
     /// Runs the library over the trajectory where `home` is.
     pub fn replay_on<H: Home>(&self, home: &H, inputs: &Inputs, offset: usize) -> Outcome {
+        let mut outcome = Outcome::default();
+        let begin = (inputs.parameters.clone(), offset);
+        let (mut optimizer, _) = self.part(home, inputs, begin, 1..=self.steps, |_| (), &mut outcome);
+        outcome.states(&mut optimizer);
+        outcome
+    }
+
+    /// The same in two parts, each with an optimizer of its own, between which `hand_over` carries the state.
+    pub fn replay_in_parts(
+        &self,
+        (first, second): (&impl Home, &impl Home),
+        inputs: &Inputs,
+        split: u64,
+        hand_over: impl FnOnce(Optimizer, &mut Optimizer),
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let begin = (inputs.parameters.clone(), 0);
+        let (old, parameters) = self.part(first, inputs, begin, 1..=split, |_| (), &mut outcome);
+        let load = |new: &mut Optimizer| hand_over(old, new);
+        let rest = split + 1..=self.steps;
+        let (mut optimizer, _) = self.part(second, inputs, (parameters, 0), rest, load, &mut outcome);
+        outcome.states(&mut optimizer);
+        outcome
+    }
+
+    /// Some of the steps, by a new optimizer. The optimizer, and the parameters after them.
+    fn part<H: Home>(
+        &self,
+        home: &H,
+        inputs: &Inputs,
+        (parameters, offset): (Vec<Vec<f32>>, usize),
+        steps: RangeInclusive<u64>,
+        load: impl FnOnce(&mut Optimizer),
+        outcome: &mut Outcome,
+    ) -> (Optimizer, Vec<Vec<f32>>) {
         let mut builder =
             home.builder(Optimizer::builder(self.algorithm).non_finite(self.non_finite).norms(self.norms));
         let Kept { master, moments, rounding, seed, ema, .. } = self.kept;
@@ -532,6 +568,7 @@ impl Trajectory {
                 .unwrap()
             })
             .collect();
+        load(&mut optimizer);
         let place = |tensor: usize, values: &[f32]| {
             if self.has_bf16_parameter(tensor) {
                 Placed::Bf16(home.bf16(&high_halves(values), offset))
@@ -539,10 +576,13 @@ impl Trajectory {
                 Placed::F32(home.f32(values, offset))
             }
         };
+        let read = |parameter: &Placed<H>| match parameter {
+            Placed::F32(wide) => home.read(wide, offset),
+            Placed::Bf16(narrow) => home.read_bf16(narrow, offset).iter().map(|p| p.to_f32()).collect(),
+        };
         let mut parameters: Vec<Placed<H>> =
-            inputs.parameters.iter().enumerate().map(|(i, p)| place(i, p)).collect();
-        let mut outcome = Outcome::default();
-        for step in 1..=self.steps {
+            parameters.iter().enumerate().map(|(i, p)| place(i, p)).collect();
+        for step in steps {
             optimizer.set_grad_scale(self.grad_scale(step)).unwrap();
             if let Some(lr) = self.lr(step) {
                 optimizer.set_learning_rate(lr).unwrap();
@@ -585,12 +625,7 @@ impl Trajectory {
             );
             assert_eq!(report.step, step);
             for (tensor, parameter) in parameters.iter().enumerate() {
-                let values = match parameter {
-                    Placed::F32(wide) => home.read(wide, offset),
-                    Placed::Bf16(narrow) => {
-                        home.read_bf16(narrow, offset).iter().map(|p| p.to_f32()).collect()
-                    }
-                };
+                let values = read(parameter);
                 outcome.floats(format!("parameter {tensor} after step {step}"), &values);
             }
             for (tensor, &id) in ids.iter().enumerate().filter(|_| self.norms) {
@@ -604,10 +639,7 @@ impl Trajectory {
                 }
             }
         }
-        for (tensor, &id) in ids.iter().enumerate() {
-            outcome.state(tensor, &optimizer.state(id).unwrap());
-        }
-        outcome
+        (optimizer, parameters.iter().map(read).collect())
     }
 }
 
@@ -638,8 +670,8 @@ pub fn high_halves(values: &[f32]) -> Vec<bf16> {
     values.iter().map(|x| bf16::from_bits((x.to_bits() >> 16) as u16)).collect()
 }
 
-struct Host {
-    simd: Simd,
+pub struct Host {
+    pub simd: Simd,
 }
 
 impl Home for Host {
@@ -714,6 +746,14 @@ impl Outcome {
     pub fn norms(&mut self, tensor: usize, step: u64, norms: Option<[f64; 3]>) {
         let words = norms.map_or(vec![], |norms| norms.map(bits).to_vec());
         self.0.push((format!("norms of {tensor} after step {step} (gradient, update, parameter)"), words));
+    }
+
+    /// Of each parameter of a trajectory's optimizer.
+    fn states(&mut self, optimizer: &mut Optimizer) {
+        let tensors = (0..).map_while(|tensor: usize| optimizer.parameter(&tensor.to_string()));
+        for (tensor, id) in tensors.collect::<Vec<_>>().into_iter().enumerate() {
+            self.state(tensor, &optimizer.state(id).unwrap());
+        }
     }
 
     pub fn state(&mut self, tensor: usize, state: &State) {

@@ -10,3 +10,4 @@ mod golden;
 mod program;
 mod refusals;
 mod same_bits;
+mod state;

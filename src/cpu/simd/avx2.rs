@@ -4,7 +4,7 @@
     reason = "one reason for all: a Avx2 exists only inside `run`, whose caller has detected the instruction set"
 )]
 
-use super::{Isa, LANES, PHILOX, Program, Vector, round_keys};
+use super::{Isa, LANES, PHILOX, Program, RANDOM, Vector, round_keys};
 use std::arch::x86_64::*;
 use std::ops::{Add, Mul, Sub};
 
@@ -51,32 +51,38 @@ impl Isa for Avx2 {
     }
     /// Two counters a vector, the words of each in a half of it: the draws lie in memory as they are.
     #[inline(always)]
-    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; LANES]) {
-        const VECTORS: usize = LANES / 16;
+    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; RANDOM]) {
+        const VECTORS: usize = 8; // half of the registers
         unsafe {
-            let halves = |[a, b, c, d]: [u32; 4]| {
-                _mm256_broadcastsi128_si256(_mm_setr_epi32(a as i32, b as i32, c as i32, d as i32))
-            };
-            let first = halves([c0, c1, c2, c3]);
-            let mut state = [first; VECTORS];
-            for (i, state) in state.iter_mut().enumerate() {
-                let i = 2 * i as i32;
-                *state = _mm256_add_epi32(first, _mm256_setr_epi32(i, 0, 0, 0, i + 1, 0, 0, 0));
-            }
             let multipliers = halves([PHILOX[0], 0, PHILOX[1], 0]);
-            for [k0, k1] in round_keys(key) {
-                let key = halves([k0, 0, k1, 0]);
-                for state in &mut state {
-                    let product = _mm256_shuffle_epi32::<0x1b>(_mm256_mul_epu32(*state, multipliers));
-                    let odd = _mm256_srli_epi64::<32>(*state);
-                    *state = _mm256_xor_si256(_mm256_xor_si256(product, odd), key);
+            let keys = round_keys(key);
+            for (block, into) in into.as_chunks_mut::<{ 16 * VECTORS }>().0.iter_mut().enumerate() {
+                let first = halves([c0.wrapping_add((2 * VECTORS * block) as u32), c1, c2, c3]);
+                let mut state = [first; VECTORS];
+                for (i, state) in state.iter_mut().enumerate() {
+                    let i = 2 * i as i32;
+                    *state = _mm256_add_epi32(first, _mm256_setr_epi32(i, 0, 0, 0, i + 1, 0, 0, 0));
                 }
-            }
-            for (state, into) in state.iter().zip(into.as_chunks_mut::<16>().0) {
-                _mm256_storeu_si256(into.as_mut_ptr().cast(), *state);
+                for [k0, k1] in keys {
+                    let key = halves([k0, 0, k1, 0]);
+                    for state in &mut state {
+                        let product = _mm256_shuffle_epi32::<0x1b>(_mm256_mul_epu32(*state, multipliers));
+                        let odd = _mm256_srli_epi64::<32>(*state);
+                        *state = _mm256_xor_si256(_mm256_xor_si256(product, odd), key);
+                    }
+                }
+                for (state, into) in state.iter().zip(into.as_chunks_mut::<16>().0) {
+                    _mm256_storeu_si256(into.as_mut_ptr().cast(), *state);
+                }
             }
         }
     }
+}
+
+/// The same four words in each half of a vector.
+#[inline(always)]
+fn halves([a, b, c, d]: [u32; 4]) -> __m256i {
+    unsafe { _mm256_broadcastsi128_si256(_mm_setr_epi32(a as i32, b as i32, c as i32, d as i32)) }
 }
 
 impl F32x8 {
@@ -91,7 +97,9 @@ impl F32x8 {
     }
     #[inline(always)]
     fn high(bits: __m256i) -> Self {
-        Self(unsafe { _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32 as i32))) })
+        Self(unsafe {
+            _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
+        })
     }
     /// # Safety
     /// `to` is valid for writes of 8 u16; no lane is above 0xffff.

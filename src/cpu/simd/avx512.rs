@@ -4,7 +4,7 @@
     reason = "one reason for all: a Avx512 exists only inside `run`, whose caller has detected the instruction set"
 )]
 
-use super::{Isa, LANES, PHILOX, Program, Vector, round_keys};
+use super::{Isa, LANES, PHILOX, Program, RANDOM, Vector, round_keys};
 use std::arch::x86_64::*;
 use std::ops::{Add, Mul, Sub};
 
@@ -51,12 +51,9 @@ impl Isa for Avx512 {
     }
     /// Four counters a vector, the words of each in a quarter of it: the draws lie in memory as they are.
     #[inline(always)]
-    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; LANES]) {
-        const VECTORS: usize = LANES / 32;
+    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; RANDOM]) {
+        const VECTORS: usize = RANDOM / 32; // half of the registers
         unsafe {
-            let quarters = |[a, b, c, d]: [u32; 4]| {
-                _mm512_broadcast_i32x4(_mm_setr_epi32(a as i32, b as i32, c as i32, d as i32))
-            };
             let first = quarters([c0, c1, c2, c3]);
             let mut state = [first; VECTORS];
             for (i, state) in state.iter_mut().enumerate() {
@@ -80,6 +77,12 @@ impl Isa for Avx512 {
     }
 }
 
+/// The same four words in each quarter of a vector.
+#[inline(always)]
+fn quarters([a, b, c, d]: [u32; 4]) -> __m512i {
+    unsafe { _mm512_broadcast_i32x4(_mm_setr_epi32(a as i32, b as i32, c as i32, d as i32)) }
+}
+
 impl F32x16 {
     /// Lanes that hold NaN have their quiet bit set, others are `others`'.
     #[inline(always)]
@@ -92,7 +95,9 @@ impl F32x16 {
     }
     #[inline(always)]
     fn high(bits: __m512i) -> Self {
-        Self(unsafe { _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32))) })
+        Self(unsafe {
+            _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
+        })
     }
 }
 

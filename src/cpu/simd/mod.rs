@@ -140,9 +140,12 @@ pub(crate) trait Isa: Copy {
     /// # Safety
     /// Both are valid for reads of WIDTH u16, aligned to 2 bytes.
     unsafe fn load_joined(self, value: *const u16, remainder: *const u16) -> Self::V;
-    /// Random bits of LANES elements: `philox` of kernels/element.cuh with the counter's first word counted up.
-    fn random(self, key: [u32; 2], counter: [u32; 4], into: &mut [u16; LANES]);
+    /// Random bits of RANDOM elements: `philox` of kernels/element.cuh with the counter's first word counted up.
+    fn random(self, key: [u32; 2], counter: [u32; 4], into: &mut [u16; RANDOM]);
 }
+
+/// How many elements random bits are drawn for at a time: a round waits for the one before it, so many counters go at once.
+pub(crate) const RANDOM: usize = 4 * LANES;
 
 /// Of Philox4x32-10: its multipliers, and what a round adds to the key.
 const PHILOX: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
@@ -150,12 +153,14 @@ const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
 const ROUNDS: usize = 10;
 
 /// The keys of each round.
+#[inline(always)]
 fn round_keys(mut key: [u32; 2]) -> [[u32; 2]; ROUNDS] {
-    std::array::from_fn(|_| {
-        let this = key;
+    let mut keys = [key; ROUNDS];
+    for this in &mut keys {
+        *this = key;
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
-        this
-    })
+    }
+    keys
 }
 
 /// `+`, `−` and `×` round once each, as everything here does.

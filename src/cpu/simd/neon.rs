@@ -4,7 +4,7 @@
     reason = "one reason for all: a Neon exists only inside `run`, whose caller has detected the instruction set"
 )]
 
-use super::{Isa, LANES, PHILOX, Program, Vector, round_keys};
+use super::{Isa, LANES, PHILOX, Program, RANDOM, Vector, round_keys};
 use std::arch::aarch64::*;
 use std::ops::{Add, Mul, Sub};
 
@@ -51,31 +51,38 @@ impl Isa for Neon {
     }
     /// A counter a vector: the draws lie in memory as they are.
     #[inline(always)]
-    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; LANES]) {
-        const VECTORS: usize = LANES / 8;
+    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; RANDOM]) {
+        const VECTORS: usize = 16; // half of the registers
         unsafe {
-            let four = |words: [u32; 4]| vld1q_u32(words.as_ptr());
-            let mut state = [four([c0, c1, c2, c3]); VECTORS];
-            for (i, state) in state.iter_mut().enumerate() {
-                *state = vaddq_u32(*state, four([i as u32, 0, 0, 0]));
-            }
             let multipliers = vld1_u32(PHILOX.as_ptr());
-            for [k0, k1] in round_keys(key) {
-                let key = four([k0, 0, k1, 0]);
-                for state in &mut state {
-                    let pairs = vreinterpretq_u64_u32(*state);
-                    let product = vreinterpretq_u32_u64(vmull_u32(vmovn_u64(pairs), multipliers));
-                    let swapped = vrev64q_u32(product);
-                    let reversed = vextq_u32::<2>(swapped, swapped);
-                    let odd = vreinterpretq_u32_u64(vshrq_n_u64::<32>(pairs));
-                    *state = veorq_u32(veorq_u32(reversed, odd), key);
+            let keys = round_keys(key);
+            for (block, into) in into.as_chunks_mut::<{ 8 * VECTORS }>().0.iter_mut().enumerate() {
+                let mut state = [four([c0.wrapping_add((VECTORS * block) as u32), c1, c2, c3]); VECTORS];
+                for (i, state) in state.iter_mut().enumerate() {
+                    *state = vaddq_u32(*state, four([i as u32, 0, 0, 0]));
                 }
-            }
-            for (state, into) in state.iter().zip(into.as_chunks_mut::<8>().0) {
-                vst1q_u16(into.as_mut_ptr(), vreinterpretq_u16_u32(*state));
+                for [k0, k1] in keys {
+                    let key = four([k0, 0, k1, 0]);
+                    for state in &mut state {
+                        let pairs = vreinterpretq_u64_u32(*state);
+                        let product = vreinterpretq_u32_u64(vmull_u32(vmovn_u64(pairs), multipliers));
+                        let swapped = vrev64q_u32(product);
+                        let reversed = vextq_u32::<2>(swapped, swapped);
+                        let odd = vreinterpretq_u32_u64(vshrq_n_u64::<32>(pairs));
+                        *state = veorq_u32(veorq_u32(reversed, odd), key);
+                    }
+                }
+                for (state, into) in state.iter().zip(into.as_chunks_mut::<8>().0) {
+                    vst1q_u16(into.as_mut_ptr(), vreinterpretq_u16_u32(*state));
+                }
             }
         }
     }
+}
+
+#[inline(always)]
+fn four(words: [u32; 4]) -> uint32x4_t {
+    unsafe { vld1q_u32(words.as_ptr()) }
 }
 
 impl F32x4 {

@@ -1,6 +1,6 @@
 //! One lane in plain Rust: the reference for every other level, and the fallback.
 
-use super::{Isa, LANES, PHILOX, Program, Vector, round_keys};
+use super::{Isa, LANES, PHILOX, Program, RANDOM, Vector, round_keys};
 
 pub(super) fn run<P: Program>(program: P) -> P::Output {
     program.run(Scalar)
@@ -37,12 +37,13 @@ impl Isa for Scalar {
         f32::from_bits((u32::from(value) << 16).wrapping_add_signed((remainder as i16).into()))
     }
     #[inline(always)]
-    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; LANES]) {
+    fn random(self, key: [u32; 2], [c0, c1, c2, c3]: [u32; 4], into: &mut [u16; RANDOM]) {
         let keys = round_keys(key);
         for (block, into) in (0..).zip(into.as_chunks_mut::<8>().0) {
             let mut words = [c0.wrapping_add(block), c1, c2, c3];
             for [k0, k1] in keys {
-                let [a, b] = [u64::from(PHILOX[0]) * u64::from(words[0]), u64::from(PHILOX[1]) * u64::from(words[2])];
+                let [a, b] =
+                    [u64::from(PHILOX[0]) * u64::from(words[0]), u64::from(PHILOX[1]) * u64::from(words[2])];
                 let high = |product: u64| (product >> 32) as u32;
                 words = [high(b) ^ words[1] ^ k0, b as u32, high(a) ^ words[3] ^ k1, a as u32];
             }

@@ -202,7 +202,7 @@ fn stochastic_rounding_has_no_bias() {
 struct Draw<'a> {
     key: [u32; 2],
     counter: [u32; 4],
-    into: &'a mut [u16; LANES],
+    into: &'a mut [u16; RANDOM],
 }
 
 impl Program for Draw<'_> {
@@ -249,10 +249,10 @@ fn philox_gives_the_published_answers_at_every_level() {
         assert_eq!(philox(key, counter), answer);
         let [first, c1, c2, c3] = counter;
         for simd in levels() {
-            let mut row = [0; LANES];
+            let mut row = [0; RANDOM];
             // SAFETY: the level is available.
             unsafe { simd.run(Draw { key, counter, into: &mut row }) };
-            let expected: Vec<u16> = (0..LANES as u32 / 8)
+            let expected: Vec<u16> = (0..RANDOM as u32 / 8)
                 .flat_map(|block| halves(philox(key, [first.wrapping_add(block), c1, c2, c3])))
                 .collect();
             assert_eq!(row[..], expected, "{simd}");

@@ -51,7 +51,9 @@ fn directives() {
     instruction(".reg .b128 %q;", ".b128");
     instruction(".reg .b32 %w<3>;", "%w0 is declared twice");
     instruction("mov.u32 %w2, #1;", "'#'");
-    taken(".pragma \"nounroll\";\n.pragma \"used_bytes_mask 0x0fff\";\n.pragma \"used_bytes_mask 15\";\n.loc 1 2 3\n{ .reg .b32 %t; mov.u32 %t, 1; }\n/* two\nlines */");
+    taken(
+        ".pragma \"nounroll\";\n.pragma \"used_bytes_mask 0x0fff\";\n.pragma \"used_bytes_mask 15\";\n.loc 1 2 3\n{ .reg .b32 %t; mov.u32 %t, 1; }\n/* two\nlines */",
+    );
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! `accumulate`: kernels/accumulate.cu, in one sweep over all tensors.
+
+use super::kernel::{At, Chunk, Gradient, Kernel, Moments, Use};
+use super::simd::{Isa, Simd, Vector};
+use super::step::{Task, run_all};
+use super::sweep::Chunked;
+use crate::{Tensor, TensorMut};
+
+/// sum ← sum + g, or with FIRST sum ← g.
+struct Accumulate<const FIRST: bool>;
+
+impl<const FIRST: bool> Kernel for Accumulate<FIRST> {
+    const SUMS: [bool; 3] = [false; 3];
+    const PARAMETER: Use = Use::Writes;
+    const MOMENTS: [Use; 3] = [Use::No; 3];
+
+    #[inline(always)]
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, _: &mut [S::V; 3]) {
+        // SAFETY: the caller's.
+        unsafe {
+            let g = G::load(isa, at.gradient);
+            let sum = if FIRST { g } else { isa.load(at.parameter) + g };
+            sum.store(at.parameter);
+        }
+    }
+}
+
+/// # Safety
+/// Each pair's memory lies here, both of one length, the sum f32; no sum overlaps another tensor.
+pub(crate) unsafe fn accumulate(pairs: &[(TensorMut<'_>, Tensor<'_>)], first: bool) {
+    let mut end = 0;
+    let tasks: Vec<Task> = pairs
+        .iter()
+        .enumerate()
+        .map(|(index, (sum, gradient))| {
+            let task = Task::bare(index, Chunk::outside(sum.host(), gradient), end);
+            end = task.chunks().end;
+            task
+        })
+        .collect();
+    let mut none = Default::default();
+    if first {
+        run_all(Simd::best(), &tasks, &mut none, |_| Some(Accumulate::<true>));
+    } else {
+        run_all(Simd::best(), &tasks, &mut none, |_| Some(Accumulate::<false>));
+    }
+}

@@ -1,0 +1,62 @@
+//! Gradient accumulation, outside an optimizer.
+
+use super::buffer::{Buffer, refuse_capture};
+use super::module::{Module, Source};
+use super::step::Sweep;
+use super::table::flags;
+use super::{ContextId, Guards, driver_error, open};
+use crate::accumulate::{Pair, check_places, refuse_aliases};
+use crate::args::{FADAM_CHUNK, StepArgs, Task};
+use crate::tensor::{Location, Place};
+use crate::{Dtype, Error, Tensor, TensorMut};
+
+/// On the first sum's stream, or on another that has one; lengths and types checked by the caller. Not waited for.
+pub(crate) fn accumulate(
+    ordinal: usize,
+    pairs: &mut [(TensorMut<'_>, Tensor<'_>)],
+    first: bool,
+) -> Result<(), Error> {
+    let primary = open(ordinal)?;
+    check_places(pairs, Location::Cuda(ContextId::of(&primary)))?;
+    let known = pairs.iter().find_map(|(sum, gradient)| match (&sum.place, &gradient.place) {
+        (Place::Cuda(target), Place::Cuda(source)) => target.stream().or(source.stream()).cloned(),
+        _ => None,
+    });
+    let stream = known.unwrap_or_else(|| primary.default_stream());
+    let context = stream.context();
+    refuse_capture(&stream)?;
+    let module = Module::load_for_good(context, Source::Accumulate)?;
+    let kernel = Sweep::load(&module, context, if first { "accumulate_first" } else { "accumulate" })?;
+    let mut guards = Guards::default();
+    let mut found = Vec::with_capacity(pairs.len());
+    for (sum, gradient) in pairs {
+        let (Place::Cuda(target), Place::Cuda(source)) = (&mut sum.place, &gradient.place) else {
+            continue; // refused above
+        };
+        let (to, from) = (guards.write(target, &stream)?, guards.read(source, &stream)?);
+        found.push(Pair {
+            sum: to as usize,
+            gradient: from as usize,
+            len: sum.len,
+            gradient_dtype: gradient.dtype,
+        });
+    }
+    guards.check(&stream)?;
+    refuse_aliases(&found)?;
+    let mut chunks = 0;
+    let task = |pair: &Pair| {
+        let (parameter, gradient, len) = (pair.sum as u64, pair.gradient as u64, pair.len as u64);
+        let first_chunk = chunks;
+        chunks += len.div_ceil(FADAM_CHUNK.into());
+        let flags = flags((parameter, Dtype::F32), (gradient, pair.gradient_dtype));
+        Task { parameter, gradient, len, first_chunk, flags, ..Task::default() }
+    };
+    let tasks: Vec<Task> = found.iter().map(task).collect();
+    if chunks == 0 {
+        return Ok(());
+    }
+    let table = Buffer::of(&stream, &tasks, "the table of tensors")?;
+    let args =
+        StepArgs { tasks: table.address(), task_count: tasks.len() as u64, chunks, ..StepArgs::default() };
+    kernel.launch(&stream, &args, chunks).map_err(driver_error("launching a kernel"))
+}

@@ -1,0 +1,208 @@
+//! State in files: [`Optimizer::save`], whose documentation has the format, [`Optimizer::load`], and PyTorch's.
+//!
+//! Whatever a file says is checked before it is believed, and all of it before the optimizer changes. Neither way has more
+//! than [`PIECE`] bytes of it in memory.
+
+mod checksum;
+mod fault;
+mod file;
+mod header;
+mod json;
+mod load;
+mod manifest;
+mod read;
+mod save;
+mod slot;
+mod torch;
+mod write;
+
+pub(crate) use slot::{Slot, Stored};
+
+use crate::{Error, Optimizer};
+use fault::{Fault, io};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+
+const FORMAT: &str = "fadam-state";
+const VERSION: u32 = 1;
+/// Bytes that are in memory at a time, whatever the size of the state; a multiple of every element's size.
+const PIECE: usize = 4 << 20;
+
+/// What [`Optimizer::load_matching`] left out.
+///
+/// ```
+/// # let path = std::env::temp_dir().join(format!("fadam-doc-loaded-{}", std::process::id()));
+/// use fadam::{Adam, Loaded, Optimizer};
+/// let mut pretrained = Optimizer::new(Adam::adamw())?;
+/// pretrained.register("body", 3)?;
+/// pretrained.register("head", 1)?;
+/// pretrained.save(&path)?;
+///
+/// let mut fine_tuned = Optimizer::new(Adam::adamw())?;
+/// fine_tuned.register("body", 3)?;
+/// fine_tuned.register("new_head", 2)?;
+/// let Loaded { missing, unexpected, .. } = fine_tuned.load_matching(&path)?;
+/// assert_eq!((missing, unexpected), (vec!["new_head".to_string()], vec!["head".to_string()]));
+/// # std::fs::remove_file(path).unwrap();
+/// # Ok::<(), fadam::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// Parameters of the optimizer that the file does not have, in the order of registration.
+    pub missing: Vec<String>,
+    /// Parameters of the file that the optimizer does not have, in the file's order.
+    pub unexpected: Vec<String>,
+}
+
+impl Optimizer {
+    /// Writes everything that later steps depend on, parameters aside: moments, masters, averages, step counts, the place in
+    /// the schedule, the loss scale, and the counts of the [report](Self::report). A new optimizer that [loads](Self::load) it continues with the same bits, on whichever
+    /// device; norms, and the rest of the last report, begin anew. Waits for the device.
+    ///
+    /// The file appears whole or not at all, even where the machine fails: it is written under another name in the same
+    /// folder (`.fadam-*.tmp`; a process that is killed leaves it there), brought to the disk and renamed. Through a symbolic
+    /// link its target is replaced. Of several that save to one path the last wins. In memory there are 4 MiB of it at a
+    /// time.
+    ///
+    /// ```
+    /// # let path = std::env::temp_dir().join(format!("fadam-doc-save-{}", std::process::id()));
+    /// use fadam::{FAdam, Optimizer, Update};
+    /// let mut optimizer = Optimizer::new(FAdam::default())?;
+    /// let w = optimizer.register("w", 2)?;
+    /// let mut weight = [1.0_f32, 2.0];
+    /// optimizer.step(&mut [Update::new(w, &mut weight, &[0.1_f32, 0.2])])?;
+    /// optimizer.save(&path)?;
+    ///
+    /// let mut resumed = Optimizer::new(FAdam::default())?;
+    /// let w = resumed.register("w", 2)?;
+    /// resumed.load(&path)?;
+    /// assert_eq!(resumed.state(w)?.step, 1);
+    /// # std::fs::remove_file(path).unwrap();
+    /// # Ok::<(), fadam::Error>(())
+    /// ```
+    ///
+    /// # The file
+    /// It is [safetensors](https://github.com/huggingface/safetensors): any tool for that reads it. Of each parameter it has
+    /// `exp_avg/<name>`, `exp_avg_sq/<name>` (FisherAdam's Fisher diagonal) and, with amsgrad, `max_exp_avg_sq/<name>`, in the
+    /// dtype in which they are kept; of a bf16 parameter `master/<name>` (f32) or `remainder/<name>` (i16); with
+    /// [`ema`](crate::Builder::ema) `ema/<name>` (f32). The metadata:
+    ///
+    /// | key | what |
+    /// |---|---|
+    /// | `format`, `version` | `fadam-state`, `1` |
+    /// | `optimizer` | JSON: algorithm, hyper-parameters and policies as they stand, as the example `replay` takes them |
+    /// | `groups` | JSON: the hyper-parameters of each group, the default one first |
+    /// | `parameters` | JSON, in the order of registration: name, length, dtype, group, step count, the step in which master and average began (0: the next one), and β1^t and β2^t as the bits of their f64 in hexadecimal |
+    /// | `counters` | JSON: how often `step` was called, and skipped; the next step's place in the schedule; the loss scale, as the bits of an f64 (0: none), and the good steps since it changed |
+    /// | `checksums` | JSON: the CRC-32 of each tensor's bytes, in hexadecimal |
+    /// | `header_checksum` | the CRC-32 of the header with `00000000` in the place of this one |
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::State`] for a path that names no file; [`Error::Lost`]; on a GPU [`Error::Cuda`],
+    /// [`Error::Capture`].
+    pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        save::save(self, path).map_err(|fault| fault.at(path))
+    }
+
+    /// Takes the state that [`save`](Self::save) has written. The file must be of this algorithm, and of the same
+    /// parameters: names, order of registration, lengths, dtypes, betas. Every other hyper-parameter stays what it is here,
+    /// the groups included.
+    ///
+    /// The whole file is read and checked, checksums included, before anything changes; then it is read again. It must not be
+    /// written to meanwhile ([`save`](Self::save) never writes to a file that is there).
+    ///
+    /// # Errors
+    /// [`Error::State`] names what is damaged or the first difference, [`Error::Io`]; nothing has changed. [`Error::Io`] and
+    /// [`Error::Cuda`] from the second reading leave the optimizer lost: every later call says [`Error::Lost`].
+    /// Before: [`Error::Lost`], [`Error::Capture`].
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        open(path)
+            .and_then(|mut file| load::load(self, &mut file, true))
+            .map(drop)
+            .map_err(|fault| fault.at(path))
+    }
+
+    /// As [`load`](Self::load), of those parameters that both the file and the optimizer have, in any order: for
+    /// fine-tuning. (Another order of registration is another order of sums, and other draws of stochastic rounding.) Others of the optimizer's keep their state. The counts of the report stay too: the steps of the file
+    /// were another run's. A parameter that both have must fit; another length, dtype or other betas are errors as they are
+    /// in `load`.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_matching(&mut self, path: impl AsRef<Path>) -> Result<Loaded, Error> {
+        let path = path.as_ref();
+        open(path).and_then(|mut file| load::load(self, &mut file, false)).map_err(|fault| fault.at(path))
+    }
+
+    /// [`load`](Self::load) from anything that can be read twice. For fuzzing.
+    #[doc(hidden)]
+    pub fn load_from(&mut self, source: &mut (impl Read + Seek)) -> Result<(), Error> {
+        load::load(self, source, true).map(drop).map_err(|fault| fault.at(Path::new("(memory)")))
+    }
+
+    /// Writes state of [`Adam`](crate::Adam) as PyTorch's `Adam` and `AdamW` call it. `names[i]` is the parameter that PyTorch
+    /// numbers `i`: its place in the list that the PyTorch optimizer was made of.
+    ///
+    /// The file is safetensors with `state.<i>.step` (an f32 scalar), `state.<i>.exp_avg`, `state.<i>.exp_avg_sq` and, with
+    /// amsgrad, `state.<i>.max_exp_avg_sq`. The moments have one dimension: in PyTorch, give them their parameter's shape
+    /// (`view_as`) and put them into the `state` of a `state_dict()`, whose `param_groups` remain PyTorch's.
+    ///
+    /// ```
+    /// # let path = std::env::temp_dir().join(format!("fadam-doc-torch-{}", std::process::id()));
+    /// use fadam::{Adam, Optimizer};
+    /// let mut optimizer = Optimizer::new(Adam::adamw())?;
+    /// optimizer.register("weight", 6)?;
+    /// optimizer.register("bias", 2)?;
+    /// optimizer.save_torch(&path, &["weight", "bias"])?; // in the order of model.parameters()
+    /// optimizer.load_torch(&path, &["weight", "bias"])?;
+    /// # std::fs::remove_file(path).unwrap();
+    /// # Ok::<(), fadam::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::State`] where the algorithm is not Adam, for a name that is unknown or occurs twice, and beyond 2^24 steps,
+    /// where PyTorch's count ends; otherwise as [`save`](Self::save).
+    pub fn save_torch(&mut self, path: impl AsRef<Path>, names: &[&str]) -> Result<(), Error> {
+        let path = path.as_ref();
+        torch::save(self, path, names).map_err(|fault| fault.at(path))
+    }
+
+    /// Takes state of PyTorch's `Adam` or `AdamW`, from a file as [`save_torch`](Self::save_torch) describes it; in PyTorch:
+    ///
+    /// ```python
+    /// state = optimizer.state_dict()["state"]
+    /// flat = {f"state.{i}.{key}": value.contiguous() for i, s in state.items() for key, value in s.items()}
+    /// safetensors.torch.save_file(flat, "adam.safetensors")
+    /// ```
+    ///
+    /// A tensor may have any shape with the parameter's number of elements, row by row. Moments must be f32. A named
+    /// parameter of which the file has nothing has made no step yet, and begins anew; one that is not named keeps its state.
+    /// The file says nothing of betas: they must be PyTorch's (after t steps, their powers are t multiplications). It has no
+    /// checksums either.
+    ///
+    /// # Errors
+    /// [`Error::State`] where the algorithm is not Adam, for a name that is unknown or occurs twice, for a tensor that is
+    /// missing, of another length or dtype, or of no named parameter; otherwise as [`load`](Self::load).
+    pub fn load_torch(&mut self, path: impl AsRef<Path>, names: &[&str]) -> Result<(), Error> {
+        let path = path.as_ref();
+        open(path).and_then(|mut file| torch::load(self, &mut file, names)).map_err(|fault| fault.at(path))
+    }
+}
+
+fn open(path: &Path) -> Result<File, Fault> {
+    File::open(path).map_err(io("opening"))
+}
+
+/// Offset and length of each piece.
+fn pieces(bytes: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..bytes).step_by(PIECE).map(move |offset| (offset, PIECE.min(bytes - offset)))
+}
+
+/// As a file of this optimizer's calls it.
+fn tensor_name(slot: Slot, parameter: &str) -> String {
+    format!("{}/{parameter}", slot.name())
+}
