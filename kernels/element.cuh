@@ -51,11 +51,10 @@ FADAM_FN unsigned short bf16_nearest(float x) {
     return (unsigned short)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-/// Up with a probability that is the part cut off, by 16 random bits. Infinities stay.
+/// Up with a probability that is the part cut off, by 16 random bits. Infinities have none, and stay.
 FADAM_FN unsigned short bf16_stochastic(float x, unsigned int random) {
     unsigned int bits = bits_of(x);
     if (is_nan_bits(bits)) return bf16_nan(bits);
-    if ((bits & 0x7f800000u) == 0x7f800000u) return (unsigned short)(bits >> 16);
     return (unsigned short)((bits + random) >> 16);
 }
 

@@ -87,6 +87,7 @@ mod tests {
 
     /// On the CPU, and on a GPU where there is one.
     #[test]
+    #[cfg_attr(miri, ignore = "looks for a driver, which miri cannot load")]
     fn counters_go_on_where_they_are_set() {
         let algorithm = Algorithm::from(Adam::default());
         let groups = [(Group::default(), algorithm.resolve(&Group::default()).unwrap())];

@@ -81,11 +81,14 @@ pub(crate) struct Model {
     pub(crate) dtypes: Vec<Dtype>,
 }
 
+/// Step count, arrays of f32 and remainder of one parameter.
+type Kept = (u64, [Vec<u32>; 5], Option<Vec<i16>>);
+
 /// Everything that a step may change.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Snapshot {
     parameters: Vec<Vec<u32>>,
-    states: Vec<(u64, [Vec<u32>; 5], Option<Vec<i16>>)>,
+    states: Vec<Kept>,
 }
 
 /// bf16 without rounding: of what bf16 can hold.

@@ -178,11 +178,8 @@ impl Vector for F32x8 {
     unsafe fn stochastic_bf16(self, random: *const u16) -> Self {
         unsafe {
             let bits = _mm256_castps_si256(self.0);
-            let exponent = _mm256_set1_epi32(0x7f80_0000);
-            let special = _mm256_cmpeq_epi32(_mm256_and_si256(bits, exponent), exponent);
             let random = _mm256_cvtepu16_epi32(_mm_loadu_si128(random.cast()));
-            let up = _mm256_add_epi32(bits, _mm256_andnot_si256(special, random));
-            Self::high(self.quiet_nan_or(up))
+            Self::high(self.quiet_nan_or(_mm256_add_epi32(bits, random)))
         }
     }
     #[inline(always)]

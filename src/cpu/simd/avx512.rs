@@ -167,10 +167,8 @@ impl Vector for F32x16 {
     unsafe fn stochastic_bf16(self, random: *const u16) -> Self {
         unsafe {
             let bits = _mm512_castps_si512(self.0);
-            let exponent = _mm512_set1_epi32(0x7f80_0000);
-            let finite = _mm512_cmpneq_epi32_mask(_mm512_and_si512(bits, exponent), exponent);
             let random = _mm512_cvtepu16_epi32(_mm256_loadu_si256(random.cast()));
-            Self::high(self.quiet_nan_or(_mm512_mask_add_epi32(bits, finite, bits, random)))
+            Self::high(self.quiet_nan_or(_mm512_add_epi32(bits, random)))
         }
     }
     #[inline(always)]

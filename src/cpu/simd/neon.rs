@@ -166,10 +166,7 @@ impl Vector for F32x4 {
     unsafe fn stochastic_bf16(self, random: *const u16) -> Self {
         unsafe {
             let bits = vreinterpretq_u32_f32(self.0);
-            let exponent = vdupq_n_u32(0x7f80_0000);
-            let special = vceqq_u32(vandq_u32(bits, exponent), exponent);
-            let random = vmovl_u16(vld1_u16(random));
-            Self::high(self.quiet_nan_or(vaddq_u32(bits, vbicq_u32(random, special))))
+            Self::high(self.quiet_nan_or(vaddq_u32(bits, vmovl_u16(vld1_u16(random)))))
         }
     }
     #[inline(always)]

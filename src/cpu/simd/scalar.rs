@@ -54,7 +54,6 @@ impl Isa for Scalar {
     }
 }
 
-const EXPONENT: u32 = 0x7f80_0000;
 /// Kept a NaN where the low half is cut off.
 const QUIET: u32 = 0x0040_0000;
 const HIGH: u32 = 0xffff_0000;
@@ -94,14 +93,8 @@ impl Vector for f32 {
     #[inline(always)]
     unsafe fn stochastic_bf16(self, random: *const u16) -> f32 {
         let bits = self.to_bits();
-        let up = if self.is_nan() {
-            bits | QUIET
-        } else if bits & EXPONENT == EXPONENT {
-            bits
-        } else {
-            // SAFETY: the caller's.
-            bits + u32::from(unsafe { *random })
-        };
+        // SAFETY: the caller's. An infinity has no bits below, so no draw carries it.
+        let up = if self.is_nan() { bits | QUIET } else { bits + u32::from(unsafe { *random }) };
         f32::from_bits(up & HIGH)
     }
     #[inline(always)]

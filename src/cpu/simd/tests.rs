@@ -116,7 +116,7 @@ fn what_is_expected_is_right() {
     let mut results = Results::new();
     for high in (0..=0xffff_u32).step_by(step) {
         let bits: [u32; LANES] =
-            std::array::from_fn(|lane| high << 16 | some_bits(lane as u32 / 4 << 3) as u32);
+            std::array::from_fn(|lane| high << 16 | u32::from(some_bits((lane as u32 / 4) << 3)));
         let mut bits = bits;
         [bits[0], bits[1], bits[2], bits[3]] = [0, 0x7fff, 0x8000, 0x8001].map(|low| high << 16 | low);
         expect(&bits, &[0; LANES], &mut results);
