@@ -468,7 +468,7 @@ STATE_MUTANTS = [
     ("state load: not lost", READ, "optimizer.lost = true;", ""),
     ("state load: lost for ever", READ, "optimizer.lost = false;", ""),
     ("state load: without progress", READ, "backend.set_progress(index, progress)?;", "let _ = (index, progress);"),
-    ("state load: without counts", READ, "backend.set_counters(counters)?;", "let _ = counters;"),
+    ("state load: without counts", READ, "backend.set_counters(&counters)?;", "let _ = counters;"),
     ("state load: one piece", READ, "backend.write_slot(index, slot, offset, piece)?;",
      "backend.write_slot(index, slot, 0, piece)?; let _ = offset;"),
     ("state load: any dtype", READ, "if tensor.dtype != stored.dtype {", "if false {"),
@@ -484,9 +484,9 @@ STATE_MUTANTS = [
     ("state load: old norms", CPU_STATE, "(progress, None)", "(progress, parameter.norms)"),
     ("state cuda: powers before the first step", CUDA_STATE, "if progress.step == 0 { Progress::START }",
      "if progress.step == 0 { progress }"),
-    ("state cuda: an old alarm", CUDA_STATE, "[&mut self.mirror, &mut self.alarm]", "[&mut self.mirror]"),
-    ("state cuda: an old failure", CUDA_STATE, "(step, 0);", "(step, self.reported);"),
-    ("state cuda: an old report", CUDA_STATE, "(self.loaded, self.reported)", "(_, self.reported)"),
+    ("state cuda: an old alarm", CUDA, "self.alarm.copy_from(self.tables.control()).map_err(&sending)?;", ""),
+    ("state cuda: an old failure", CUDA, "(self.loaded, self.reported) = (step, 0);", "self.loaded = step;"),
+    ("state cuda: an old report", CUDA, "(self.loaded, self.reported) = (step, 0);", "self.reported = 0;"),
 ]
 
 
