@@ -72,7 +72,7 @@ impl Stage {
         part: &Chunk,
     ) -> Row {
         let whole = part.len == LANES;
-        // The copies are filled by these pointers: a reference to one would end them.
+        // The copies are filled by these pointers: a reference to one, or to all of `self`, would end them.
         let mut row = Row {
             parameter: self.parameter.as_mut_ptr(),
             moments: self.moments.each_mut().map(|moment| moment.as_mut_ptr()),
@@ -130,17 +130,11 @@ impl Stage {
                     random.fill(isa, purpose, part.start, &mut self.random[i]);
                 }
                 if i > 0 {
-                    row.random[i - 1] = self.random_bits(i, part.start);
+                    row.random[i - 1] = random_bits(&self.random[i], part.start);
                 }
             }
         }
         row
-    }
-
-    /// Of the row that begins at this element.
-    #[inline(always)]
-    fn random_bits(&self, purpose: usize, start: usize) -> *const u16 {
-        self.random[purpose][start % RANDOM..].as_ptr()
     }
 
     /// What the kernel has written, to where it is kept.
@@ -186,13 +180,20 @@ impl Stage {
                     narrow(isa, Round::Nearest, from, value, part.len);
                 }
                 Parameter::Bf16 { value, master: Master::None, .. } => {
-                    let stochastic = part.random.map(|_| Round::Stochastic(self.random_bits(0, part.start)));
+                    let stochastic =
+                        part.random.map(|_| Round::Stochastic(random_bits(&self.random[0], part.start)));
                     let round = stochastic.unwrap_or(Round::Nearest);
                     narrow(isa, round, self.parameter.as_ptr(), value, part.len);
                 }
             }
         }
     }
+}
+
+/// Of the row that begins at this element.
+#[inline(always)]
+fn random_bits(rows: &[u16; RANDOM], start: usize) -> *const u16 {
+    rows[start % RANDOM..].as_ptr()
 }
 
 /// How values become bf16.
