@@ -451,7 +451,8 @@ CUDA_BF16_MUTANTS = [
     ("cuda ema: stays behind", SWEEP, "        ema += FADAM_LANES * sizeof(float);\n", ""),
     ("cuda bf16: rounds before it is asked to", CUDA, "let rounds = master == Master::None || self.kept.bf16_moments;",
      "let rounds = self.kept.bf16_moments && master == Master::None;"),
-    ("cuda bf16: kernels of before", CUDA, "            self.kept = kept;\n", ""),
+    ("cuda bf16: kernels of before", CUDA, "self.earlier = Some(std::mem::replace(&mut self.kernels, kernels));",
+     "self.earlier = Some(kernels);"),
 ]
 
 LOAD, READ, FILE, MANIFEST, CPU_STATE, CUDA_STATE = (

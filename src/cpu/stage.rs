@@ -85,7 +85,7 @@ impl Stage {
         part: &Chunk,
     ) -> Rows {
         let whole = part.len.is_multiple_of(LANES);
-        // The copies are filled by these pointers: a reference to one would end them.
+        // The copies are filled by these pointers: a reference to one, or to all of `self`, would end them.
         let mut rows = Rows {
             parameter: floats(&mut self.parameter),
             moments: self.moments.each_mut().map(floats),
