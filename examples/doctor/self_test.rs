@@ -1,11 +1,12 @@
-//! Every algorithm and gradient type, stepped everywhere from the same start: the bits must be the same.
+//! Every algorithm and way to keep parameters and moments, stepped everywhere from the same start: the bits must be the
+//! same.
 
-use crate::gpu;
+use crate::gpu::{self, OnGpu, Values};
 use anyhow::{Result, ensure};
 use fadam::{
-    Adam, Algorithm, Builder, Device, FAdam, FisherAdam, Optimizer, ParameterId, Simd, State, Tensor, Update,
+    Adam, Algorithm, Builder, Device, Dtype, FAdam, FisherAdam, Master, Optimizer, ParameterId, Simd, State,
+    Update,
 };
-use half::bf16;
 
 /// Around the lengths that matter: lanes, chunks, blocks; and an empty one.
 const LENGTHS: [usize; 5] = [129, 0, 33_000, 4097, 1];
@@ -31,23 +32,48 @@ fn cases() -> Vec<(&'static str, Algorithm)> {
 /// On one thread, without SIMD.
 pub(crate) fn expected() -> Result<Vec<Bits>> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-    pool.install(|| each(|builder, narrow| host(builder.simd(Simd::Scalar), narrow)))
+    pool.install(|| each(|builder, types| host(builder.simd(Simd::Scalar), types)))
 }
 
 pub(crate) fn on_cpu(simd: Simd, expected: &[Bits]) -> Result<String> {
-    compare(&each(|builder, narrow| host(builder.simd(simd), narrow))?, expected)
+    compare(&each(|builder, types| host(builder.simd(simd), types))?, expected)
 }
 
 pub(crate) fn on_gpu(ordinal: usize, expected: &[Bits]) -> Result<String> {
-    compare(&each(|builder, narrow| device(builder, ordinal, narrow))?, expected)
+    compare(&each(|builder, types| device(builder, ordinal, types))?, expected)
 }
 
-/// All cases, each with f32 and with bf16 gradients.
-fn each(run: impl Fn(Builder, bool) -> Result<Bits>) -> Result<Vec<Bits>> {
+/// Types of parameters, gradients and moments, and the master of bf16 parameters.
+struct Types {
+    name: &'static str,
+    parameter: Dtype,
+    gradient: Dtype,
+    moments: Dtype,
+    master: Master,
+}
+
+const fn types(name: &'static str, [parameter, gradient, moments]: [Dtype; 3], master: Master) -> Types {
+    Types { name, parameter, gradient, moments, master }
+}
+
+use Dtype::{Bf16, F32};
+
+const TYPES: [Types; 6] = [
+    types("f32", [F32; 3], Master::Remainder),
+    types("f32 with bf16 gradients", [F32, Bf16, F32], Master::Remainder),
+    types("bf16 with remainders", [Bf16, Bf16, F32], Master::Remainder),
+    types("bf16 with f32 masters", [Bf16, F32, F32], Master::F32),
+    types("bf16, rounded by chance", [Bf16, Bf16, F32], Master::None),
+    types("bf16 throughout, rounded by chance", [Bf16; 3], Master::None),
+];
+
+/// All cases, each with all types.
+fn each(run: impl Fn(Builder, &Types) -> Result<Bits>) -> Result<Vec<Bits>> {
     let mut all = Vec::new();
     for (_, algorithm) in cases() {
-        for narrow in [false, true] {
-            all.push(run(Optimizer::builder(algorithm).max_grad_norm(1.0), narrow)?);
+        for types in &TYPES {
+            let builder = Optimizer::builder(algorithm).max_grad_norm(1.0).ema(0.9);
+            all.push(run(builder.moments(types.moments).master(types.master), types)?);
         }
     }
     Ok(all)
@@ -55,18 +81,22 @@ fn each(run: impl Fn(Builder, bool) -> Result<Bits>) -> Result<Vec<Bits>> {
 
 fn compare(found: &[Bits], expected: &[Bits]) -> Result<String> {
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let (name, _) = cases()[i / 2];
-        let gradients = if i % 2 == 0 { "f32" } else { "bf16" };
+        let (name, _) = cases()[i / TYPES.len()];
+        let types = TYPES[i % TYPES.len()].name;
         for (tensor, (found, expected)) in found.iter().zip(expected).enumerate() {
             let different = found.iter().zip(expected).filter(|(a, b)| a != b).count();
             ensure!(
                 found.len() == expected.len() && different == 0,
-                "{name}, {gradients} gradients: {different} of {} values of result {tensor} have other bits",
+                "{name}, {types}: {different} of {} values of result {tensor} have other bits",
                 expected.len()
             );
         }
     }
-    Ok(format!("{} algorithms and options, f32 and bf16 gradients: the same bits", cases().len()))
+    Ok(format!(
+        "{} algorithms and options, f32 and bf16 in {} ways: the same bits",
+        cases().len(),
+        TYPES.len()
+    ))
 }
 
 /// Numbers of both signs between 2⁻⁸ and 1, a function of the arguments alone.
@@ -81,21 +111,33 @@ fn values(stream: u32, tensor: usize, len: usize) -> Vec<f32> {
         .collect()
 }
 
-fn narrowed(values: &[f32]) -> Vec<bf16> {
-    values.iter().map(|x| bf16::from_f32(*x)).collect()
+fn register(optimizer: &mut Optimizer, types: &Types) -> Result<Vec<ParameterId>> {
+    let register = |&len: &usize| match types.parameter {
+        Bf16 => optimizer.register_bf16(len.to_string(), len),
+        _ => optimizer.register(len.to_string(), len),
+    };
+    Ok(LENGTHS.iter().map(register).collect::<Result<_, _>>()?)
 }
 
-fn register(optimizer: &mut Optimizer) -> Result<Vec<ParameterId>> {
-    LENGTHS.iter().map(|&len| Ok(optimizer.register(len.to_string(), len)?)).collect()
+fn tensors(stream: u32, dtype: Dtype) -> Vec<Values> {
+    LENGTHS.iter().enumerate().map(|(i, &len)| Values::of(values(stream, i, len), dtype)).collect()
 }
 
-/// The optimizer's memory beside the parameters.
-fn bits(optimizer: &mut Optimizer, ids: &[ParameterId], parameters: &[Vec<f32>]) -> Result<Bits> {
+/// Parameters and what the optimizer keeps beside them.
+fn bits(optimizer: &mut Optimizer, ids: &[ParameterId], parameters: &[Values]) -> Result<Bits> {
     let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    let mut all: Bits = parameters.iter().map(|p| bits(p)).collect();
+    let mut all: Bits = (parameters.iter())
+        .map(|parameter| match parameter {
+            Values::F32(values) => bits(values),
+            Values::Bf16(values) => values.iter().map(|x| x.to_bits().into()).collect(),
+        })
+        .collect();
     for &id in ids {
-        let State { exp_avg, exp_avg_sq, max_exp_avg_sq, .. } = optimizer.state(id)?;
-        all.extend([bits(&exp_avg), bits(&exp_avg_sq), bits(&max_exp_avg_sq.unwrap_or_default())]);
+        let State { exp_avg, exp_avg_sq, max_exp_avg_sq, master, remainder, ema, .. } =
+            optimizer.state(id)?;
+        all.extend([bits(&exp_avg), bits(&exp_avg_sq)]);
+        all.extend([max_exp_avg_sq, master, ema].map(|values| bits(&values.unwrap_or_default())));
+        all.push(remainder.unwrap_or_default().iter().map(|&rest| u32::from(rest as u16)).collect());
     }
     let report = optimizer.report()?;
     let figures = [report.grad_norm, report.clip_coefficient, report.update_norm];
@@ -108,53 +150,43 @@ fn bits(optimizer: &mut Optimizer, ids: &[ParameterId], parameters: &[Vec<f32>])
     Ok(all)
 }
 
-fn host(builder: Builder, narrow: bool) -> Result<Bits> {
+fn host(builder: Builder, types: &Types) -> Result<Bits> {
     let mut optimizer = builder.build()?;
-    let ids = register(&mut optimizer)?;
-    let mut parameters: Vec<Vec<f32>> =
-        LENGTHS.iter().enumerate().map(|(i, &len)| values(0, i, len)).collect();
+    let ids = register(&mut optimizer, types)?;
+    let mut parameters = tensors(0, types.parameter);
     for step in 1..=STEPS {
-        let gradients: Vec<_> = LENGTHS.iter().enumerate().map(|(i, &len)| values(step, i, len)).collect();
-        let narrowed: Vec<_> = gradients.iter().map(|g| narrowed(g)).collect();
-        let mut updates: Vec<_> = (parameters.iter_mut().enumerate())
-            .map(|(i, parameter)| {
-                let gradient: Tensor<'_> =
-                    if narrow { (&narrowed[i]).into() } else { (&gradients[i]).into() };
-                Update::new(ids[i], parameter, gradient)
-            })
-            .collect();
-        optimizer.step(&mut updates)?;
+        let gradients = tensors(step, types.gradient);
+        let updates =
+            parameters.iter_mut().zip(&gradients).zip(&ids).map(|((parameter, gradient), &id)| {
+                Update::new(id, parameter.tensor_mut(), gradient.tensor())
+            });
+        optimizer.step(&mut updates.collect::<Vec<_>>())?;
     }
     bits(&mut optimizer, &ids, &parameters)
 }
 
-fn device(builder: Builder, ordinal: usize, narrow: bool) -> Result<Bits> {
+fn device(builder: Builder, ordinal: usize, types: &Types) -> Result<Bits> {
     let mut optimizer = builder.device(Device::Cuda(ordinal)).build()?;
-    let ids = register(&mut optimizer)?;
+    let ids = register(&mut optimizer, types)?;
     let stream = gpu::stream(ordinal)?;
-    let copy = |values: Vec<f32>| gpu::Copy::of(&stream, &values);
-    let mut parameters: Vec<gpu::Copy<f32>> =
-        LENGTHS.iter().enumerate().map(|(i, &len)| copy(values(0, i, len))).collect::<Result<_>>()?;
-    for step in 1..=STEPS {
-        let gradients = LENGTHS.iter().enumerate().map(|(i, &len)| values(step, i, len)).collect::<Vec<_>>();
-        let narrow_copies: Vec<gpu::Copy<bf16>> =
-            gradients.iter().map(|g| gpu::Copy::of(&stream, &narrowed(g))).collect::<Result<_>>()?;
-        let wide_copies: Vec<gpu::Copy<f32>> = gradients.into_iter().map(copy).collect::<Result<_>>()?;
-        let wide: Vec<_> = wide_copies.iter().map(gpu::Copy::view).collect();
-        let narrowed: Vec<_> = narrow_copies.iter().map(gpu::Copy::view).collect();
-        let mut targets: Vec<_> = parameters.iter_mut().map(gpu::Copy::view_mut).collect();
-        let mut updates: Vec<_> = (targets.iter_mut().enumerate())
-            .map(|(i, parameter)| {
-                let gradient: Tensor<'_> = if narrow { (&narrowed[i]).into() } else { (&wide[i]).into() };
-                Update::new(ids[i], parameter, gradient)
-            })
-            .collect();
-        optimizer.step(&mut updates)?;
-    }
-    let read = |(copy, &len): (&gpu::Copy<f32>, &usize)| {
-        let mut values = vec![0.0; len];
-        copy.read(&stream, &mut values).map(|()| values)
+    let copies = |tensors: &[Values]| {
+        tensors.iter().map(|values| OnGpu::of(&stream, values)).collect::<Result<Vec<_>>>()
     };
-    let parameters = parameters.iter().zip(&LENGTHS).map(read).collect::<Result<Vec<_>>>()?;
+    let mut parameters = tensors(0, types.parameter);
+    let mut targets = copies(&parameters)?;
+    for step in 1..=STEPS {
+        let gradients = copies(&tensors(step, types.gradient))?;
+        let sources: Vec<_> = gradients.iter().map(OnGpu::view).collect();
+        let mut views: Vec<_> = targets.iter_mut().map(OnGpu::view_mut).collect();
+        let updates = views
+            .iter_mut()
+            .zip(&sources)
+            .zip(&ids)
+            .map(|((parameter, gradient), &id)| Update::new(id, parameter.tensor(), gradient.tensor()));
+        optimizer.step(&mut updates.collect::<Vec<_>>())?;
+    }
+    for (copy, values) in targets.iter().zip(&mut parameters) {
+        copy.read(&stream, values)?;
+    }
     bits(&mut optimizer, &ids, &parameters)
 }

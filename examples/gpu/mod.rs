@@ -1,9 +1,9 @@
 //! Tensors of the host, copied to where an optimizer on a GPU works. Several programs share this module.
 #![allow(dead_code)] // each uses its part
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use fadam::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
-use fadam::{Device, Tensor, TensorMut};
+use fadam::{Device, Dtype, Tensor, TensorMut};
 use half::bf16;
 use std::sync::Arc;
 
@@ -46,6 +46,88 @@ impl<T: DeviceRepr + Default + Clone> Copy<T> {
 
     pub(crate) fn view_mut(&mut self) -> CudaViewMut<'_, T> {
         self.slice.slice_mut(..self.len)
+    }
+}
+
+/// A tensor of either type, here.
+pub(crate) enum Values {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+impl Values {
+    /// To the nearest, where that is narrower.
+    pub(crate) fn of(values: Vec<f32>, dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => Self::Bf16(values.into_iter().map(bf16::from_f32).collect()),
+            _ => Self::F32(values),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    pub(crate) fn dtype(&self) -> Dtype {
+        match self {
+            Self::F32(_) => Dtype::F32,
+            Self::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    pub(crate) fn tensor(&self) -> Tensor<'_> {
+        match self {
+            Self::F32(values) => values.into(),
+            Self::Bf16(values) => values.into(),
+        }
+    }
+
+    pub(crate) fn tensor_mut(&mut self) -> TensorMut<'_> {
+        match self {
+            Self::F32(values) => values.into(),
+            Self::Bf16(values) => values.into(),
+        }
+    }
+}
+
+/// A copy of it on a GPU.
+pub(crate) enum OnGpu {
+    F32(Copy<f32>),
+    Bf16(Copy<bf16>),
+}
+
+impl OnGpu {
+    pub(crate) fn of(stream: &Arc<CudaStream>, values: &Values) -> Result<Self> {
+        Ok(match values {
+            Values::F32(values) => Self::F32(Copy::of(stream, values)?),
+            Values::Bf16(values) => Self::Bf16(Copy::of(stream, values)?),
+        })
+    }
+
+    pub(crate) fn view(&self) -> View<'_> {
+        match self {
+            Self::F32(copy) => View::F32(copy.view()),
+            Self::Bf16(copy) => View::Bf16(copy.view()),
+        }
+    }
+
+    pub(crate) fn view_mut(&mut self) -> ViewMut<'_> {
+        match self {
+            Self::F32(copy) => ViewMut::F32(copy.view_mut()),
+            Self::Bf16(copy) => ViewMut::Bf16(copy.view_mut()),
+        }
+    }
+
+    /// Reads it back to where it came from.
+    pub(crate) fn read(&self, stream: &Arc<CudaStream>, into: &mut Values) -> Result<()> {
+        match (self, into) {
+            (Self::F32(copy), Values::F32(values)) => copy.read(stream, values),
+            (Self::Bf16(copy), Values::Bf16(values)) => copy.read(stream, values),
+            _ => bail!("a tensor has changed its type"),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! OUT: the whole file appears at once, or not at all.
 
-use crate::recording::{Parameter, Recording, Values};
+use crate::gpu::Values;
+use crate::recording::{Parameter, Recording};
 use crate::steps::Replayed;
 use anyhow::{Context, Result, ensure};
 use fadam::{Master, State, join};

@@ -1,6 +1,7 @@
 //! IN: a recording of parameters and gradients, checked as a whole before anything runs.
 
 use crate::config::Config;
+use crate::gpu::Values;
 use crate::json;
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
@@ -32,52 +33,16 @@ pub(crate) struct Gradient<'file> {
     dtype: fadam::Dtype,
 }
 
-/// A tensor as a step takes it.
-pub(crate) enum Values {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
-}
-
 impl Gradient<'_> {
     pub(crate) fn decode(&self) -> Values {
-        Values::decode(self.bytes, self.dtype)
+        decode(self.bytes, self.dtype)
     }
 }
 
-impl Values {
-    fn decode(bytes: &[u8], dtype: fadam::Dtype) -> Self {
-        match dtype {
-            fadam::Dtype::Bf16 => Self::Bf16(elements(bytes, bf16::from_le_bytes)),
-            _ => Self::F32(elements(bytes, f32::from_le_bytes)),
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-        }
-    }
-
-    pub(crate) fn dtype(&self) -> fadam::Dtype {
-        match self {
-            Self::F32(_) => fadam::Dtype::F32,
-            Self::Bf16(_) => fadam::Dtype::Bf16,
-        }
-    }
-
-    pub(crate) fn tensor(&self) -> fadam::Tensor<'_> {
-        match self {
-            Self::F32(values) => values.into(),
-            Self::Bf16(values) => values.into(),
-        }
-    }
-
-    pub(crate) fn tensor_mut(&mut self) -> fadam::TensorMut<'_> {
-        match self {
-            Self::F32(values) => values.into(),
-            Self::Bf16(values) => values.into(),
-        }
+fn decode(bytes: &[u8], dtype: fadam::Dtype) -> Values {
+    match dtype {
+        fadam::Dtype::Bf16 => Values::Bf16(elements(bytes, bf16::from_le_bytes)),
+        _ => Values::F32(elements(bytes, f32::from_le_bytes)),
     }
 }
 
@@ -165,7 +130,7 @@ fn step(tensor: &str, t: &str) -> Result<usize> {
 fn parameters(tensors: &[Named<'_, '_>]) -> Result<Vec<Parameter>> {
     let mut parameters = Vec::new();
     for Named { tensor, view, name, .. } in tensors.iter().filter(|named| named.step.is_none()) {
-        let value = Values::decode(view.data(), dtype(tensor, view)?);
+        let value = decode(view.data(), dtype(tensor, view)?);
         let (name, shape) = (name.to_string(), view.shape().to_vec());
         parameters.push(Parameter { name, shape, value });
     }

@@ -1,14 +1,13 @@
 //! The replay itself: one step of the library for every t, and what it reports.
 
 use crate::config::{Config, Storage};
-use crate::gpu;
-use crate::recording::{Parameter, Recording, Values};
+use crate::gpu::{self, OnGpu, Values};
+use crate::recording::{Parameter, Recording};
 use anyhow::{Result, bail};
 use fadam::cuda::cudarc::driver::CudaStream;
 use fadam::{
     Algorithm, Device, Dtype, Error, NonFinite, Optimizer, ParameterId, Report, Simd, State, Update,
 };
-use half::bf16;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -107,44 +106,6 @@ enum Home {
     Host,
     /// In copies.
     Gpu { stream: Arc<CudaStream>, parameters: Vec<OnGpu> },
-}
-
-/// A tensor's copy.
-enum OnGpu {
-    F32(gpu::Copy<f32>),
-    Bf16(gpu::Copy<bf16>),
-}
-
-impl OnGpu {
-    fn of(stream: &Arc<CudaStream>, values: &Values) -> Result<Self> {
-        Ok(match values {
-            Values::F32(values) => Self::F32(gpu::Copy::of(stream, values)?),
-            Values::Bf16(values) => Self::Bf16(gpu::Copy::of(stream, values)?),
-        })
-    }
-
-    fn view(&self) -> gpu::View<'_> {
-        match self {
-            Self::F32(copy) => gpu::View::F32(copy.view()),
-            Self::Bf16(copy) => gpu::View::Bf16(copy.view()),
-        }
-    }
-
-    fn view_mut(&mut self) -> gpu::ViewMut<'_> {
-        match self {
-            Self::F32(copy) => gpu::ViewMut::F32(copy.view_mut()),
-            Self::Bf16(copy) => gpu::ViewMut::Bf16(copy.view_mut()),
-        }
-    }
-
-    /// Of the same type, as it was when it was copied from there.
-    fn read(&self, stream: &Arc<CudaStream>, into: &mut Values) -> Result<()> {
-        match (self, into) {
-            (Self::F32(copy), Values::F32(values)) => copy.read(stream, values),
-            (Self::Bf16(copy), Values::Bf16(values)) => copy.read(stream, values),
-            _ => bail!("a tensor has changed its type"),
-        }
-    }
 }
 
 impl Home {

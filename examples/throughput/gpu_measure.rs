@@ -1,17 +1,16 @@
 //! Step and ceiling on a GPU, in turns, timed by the device's own events.
 
 use crate::case::{Access, Array, Case, Sweep};
-use crate::gpu;
+use crate::gpu::{self, OnGpu, Values};
 use crate::measure::{Measured, Medians, median};
 use crate::step::{algorithm, builder, values};
 use anyhow::{Context, Result};
 use fadam::cuda::cudarc::driver::sys::CUevent_flags;
 use fadam::cuda::cudarc::driver::{
-    CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
 };
 use fadam::cuda::cudarc::nvrtc::compile_ptx;
-use fadam::{Device, Dtype, Optimizer, ParameterId, Tensor, TensorMut, Update};
-use half::bf16;
+use fadam::{Device, Dtype, Optimizer, ParameterId, Update};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,38 +77,10 @@ fn timed(stream: &Arc<CudaStream>, mut run: impl FnMut() -> Result<()>) -> Resul
     Ok(f64::from(milliseconds) * 1e-3 / STEPS as f64)
 }
 
-/// A tensor of either type.
-enum Copied {
-    F32(gpu::Copy<f32>),
-    Bf16(gpu::Copy<bf16>),
-}
-
-impl Copied {
-    fn of(stream: &Arc<CudaStream>, values: &[f32], dtype: Dtype) -> Result<Self> {
-        Ok(match dtype {
-            Dtype::F32 => Self::F32(gpu::Copy::of(stream, values)?),
-            _ => {
-                let narrow: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
-                Self::Bf16(gpu::Copy::of(stream, &narrow)?)
-            }
-        })
-    }
-}
-
-enum ViewMut<'a> {
-    F32(CudaViewMut<'a, f32>),
-    Bf16(CudaViewMut<'a, bf16>),
-}
-
-enum View<'a> {
-    F32(CudaView<'a, f32>),
-    Bf16(CudaView<'a, bf16>),
-}
-
 struct Step {
     optimizer: Optimizer,
     stream: Arc<CudaStream>,
-    tensors: Vec<(ParameterId, Copied, Copied)>,
+    tensors: Vec<(ParameterId, OnGpu, OnGpu)>,
 }
 
 impl Step {
@@ -123,9 +94,8 @@ impl Step {
                 Dtype::F32 => optimizer.register(name, len)?,
                 _ => optimizer.register_bf16(name, len)?,
             };
-            let values: Vec<f32> = values().take(len).collect();
-            let [parameter, gradient] =
-                [case.param, case.grad].map(|dtype| Copied::of(&stream, &values, dtype));
+            let copy = |dtype| OnGpu::of(&stream, &Values::of(values().take(len).collect(), dtype));
+            let [parameter, gradient] = [case.param, case.grad].map(copy);
             tensors.push((id, parameter?, gradient?));
         }
         stream.synchronize().context("cannot fill the tensors")?;
@@ -134,29 +104,11 @@ impl Step {
 
     fn run(&mut self) -> Result<()> {
         let mut views: Vec<_> = (self.tensors.iter_mut())
-            .map(|(id, parameter, gradient)| {
-                let parameter = match parameter {
-                    Copied::F32(copy) => ViewMut::F32(copy.view_mut()),
-                    Copied::Bf16(copy) => ViewMut::Bf16(copy.view_mut()),
-                };
-                let gradient = match gradient {
-                    Copied::F32(copy) => View::F32(copy.view()),
-                    Copied::Bf16(copy) => View::Bf16(copy.view()),
-                };
-                (*id, parameter, gradient)
-            })
+            .map(|(id, parameter, gradient)| (*id, parameter.view_mut(), gradient.view()))
             .collect();
-        let updates = views.iter_mut().map(|(id, parameter, gradient)| {
-            let parameter: TensorMut<'_> = match parameter {
-                ViewMut::F32(view) => view.into(),
-                ViewMut::Bf16(view) => view.into(),
-            };
-            let gradient: Tensor<'_> = match gradient {
-                View::F32(view) => (&*view).into(),
-                View::Bf16(view) => (&*view).into(),
-            };
-            Update::new(*id, parameter, gradient)
-        });
+        let updates = views
+            .iter_mut()
+            .map(|(id, parameter, gradient)| Update::new(*id, parameter.tensor(), gradient.tensor()));
         Ok(self.optimizer.step(&mut updates.collect::<Vec<_>>())?)
     }
 }

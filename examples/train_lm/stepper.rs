@@ -1,15 +1,14 @@
 //! The optimizer, beside the model or on a GPU. The model is on the CPU either way: a GPU gets gradients and gives back
 //! parameters (in one's own program the model would be there too: see fadam's feature `candle-cuda`).
 
-use crate::gpu;
+use crate::gpu::{self, OnGpu, Values};
 use crate::model::Model;
 use anyhow::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::Optimizer as _;
-use fadam::cuda::cudarc::driver::{CudaStream, CudaViewMut};
-use fadam::{Builder, Device, Optimizer, ParameterId, TensorMut, Update};
-use half::bf16;
+use fadam::cuda::cudarc::driver::CudaStream;
+use fadam::{Builder, Device, Optimizer, ParameterId, Update};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -58,37 +57,7 @@ pub(crate) struct Remote {
 struct Parameter {
     var: Var,
     id: ParameterId,
-    copy: Copied,
-}
-
-/// On the GPU, of the variable's type.
-enum Copied {
-    F32(gpu::Copy<f32>),
-    Bf16(gpu::Copy<bf16>),
-}
-
-impl Copied {
-    /// Reads it back.
-    fn read(&self, stream: &Arc<CudaStream>, var: &Var) -> Result<Tensor> {
-        let (len, shape, device) = (var.elem_count(), var.shape(), var.device());
-        Ok(match self {
-            Self::F32(copy) => {
-                let mut values = vec![0.0_f32; len];
-                copy.read(stream, &mut values)?;
-                Tensor::from_vec(values, shape, device)?
-            }
-            Self::Bf16(copy) => {
-                let mut values = vec![bf16::ZERO; len];
-                copy.read(stream, &mut values)?;
-                Tensor::from_vec(values, shape, device)?
-            }
-        })
-    }
-}
-
-enum View<'a> {
-    F32(CudaViewMut<'a, f32>),
-    Bf16(CudaViewMut<'a, bf16>),
+    copy: OnGpu,
 }
 
 impl Remote {
@@ -102,14 +71,12 @@ impl Remote {
         named.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut parameters = Vec::new();
         for (name, var) in named {
-            let (id, copy) = if var.dtype() == DType::BF16 {
-                let values = var.flatten_all()?.to_vec1::<bf16>()?;
-                let id = optimizer.register_bf16(name, var.elem_count())?;
-                (id, Copied::Bf16(gpu::Copy::of(&stream, &values)?))
-            } else {
-                let id = optimizer.register(name, var.elem_count())?;
-                (id, Copied::F32(gpu::Copy::of(&stream, &wide(&var)?)?))
+            let bf16 = var.dtype() == DType::BF16;
+            let id = match bf16 {
+                true => optimizer.register_bf16(name, var.elem_count())?,
+                false => optimizer.register(name, var.elem_count())?,
             };
+            let copy = OnGpu::of(&stream, &values(&var)?)?;
             parameters.push(Parameter { var, id, copy });
         }
         Ok(Self { optimizer, stream, parameters })
@@ -119,33 +86,35 @@ impl Remote {
         let mut taking_part = Vec::new();
         for parameter in &mut self.parameters {
             if let Some(gradient) = gradients.get(&parameter.var) {
-                let gradient = gpu::Copy::of(&self.stream, &wide(gradient)?)?;
+                let gradient = OnGpu::of(&self.stream, &values(gradient)?)?;
                 taking_part.push((parameter, gradient));
             }
         }
-        let views = taking_part.iter_mut().map(|(parameter, gradient)| {
-            let view = match &mut parameter.copy {
-                Copied::F32(copy) => View::F32(copy.view_mut()),
-                Copied::Bf16(copy) => View::Bf16(copy.view_mut()),
-            };
-            (parameter.id, view, gradient.view())
-        });
+        let views = taking_part
+            .iter_mut()
+            .map(|(parameter, gradient)| (parameter.id, parameter.copy.view_mut(), gradient.view()));
         let mut views: Vec<_> = views.collect();
-        let updates = views.iter_mut().map(|(id, parameter, gradient)| {
-            let parameter: TensorMut<'_> = match parameter {
-                View::F32(view) => view.into(),
-                View::Bf16(view) => view.into(),
-            };
-            Update::new(*id, parameter, &*gradient)
-        });
+        let updates = views
+            .iter_mut()
+            .map(|(id, parameter, gradient)| Update::new(*id, parameter.tensor(), gradient.tensor()));
         self.optimizer.step(&mut updates.collect::<Vec<_>>())?;
         for (Parameter { var, copy, .. }, _) in &taking_part {
-            var.set(&copy.read(&self.stream, var)?)?;
+            let mut read = values(var)?;
+            copy.read(&self.stream, &mut read)?;
+            let (shape, device) = (var.shape(), var.device());
+            var.set(&match read {
+                Values::F32(values) => Tensor::from_vec(values, shape, device)?,
+                Values::Bf16(values) => Tensor::from_vec(values, shape, device)?,
+            })?;
         }
         Ok(())
     }
 }
 
-fn wide(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
+fn values(tensor: &Tensor) -> Result<Values> {
+    let flat = tensor.flatten_all()?;
+    Ok(match tensor.dtype() {
+        DType::BF16 => Values::Bf16(flat.to_vec1()?),
+        _ => Values::F32(flat.to_vec1()?),
+    })
 }
