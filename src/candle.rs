@@ -34,9 +34,10 @@
 //! # }
 //! ```
 //!
-//! Variables are f32 or bf16; a bf16 one keeps the rest of its bits with the optimizer ([`crate::Master`]). They are updated in place, without a copy, where they are: on the CPU, or with the feature `candle-cuda` on a GPU,
-//! on the stream of candle's device. A step takes the write locks of all its variables and the
-//! read locks of their gradients, in the order in which candle itself takes several locks, and holds them to its end.
+//! Variables are f32 or bf16; a bf16 one keeps the rest of its bits with the optimizer ([`crate::Master`]). They are
+//! updated in place, without a copy, where they are: on the CPU, or with the feature `candle-cuda` on a GPU, on the stream of
+//! candle's device. A step takes the write locks of all its variables and the read locks of their gradients, in the order in
+//! which candle itself takes several locks, and holds them to its end.
 
 use crate::backend::Address;
 #[cfg(feature = "candle-cuda")]

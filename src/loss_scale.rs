@@ -14,7 +14,8 @@ const MAX: f64 = 1.0 / MIN;
 ///
 /// A step whose gradients are not finite is skipped, and the scale is multiplied with `backoff_factor`. After
 /// `growth_interval` good steps in a row it is multiplied with `growth_factor`. Scale and count live where the step runs and
-/// change there: on a GPU nothing waits, and a captured step adapts them.
+/// change there: no step waits for it, and a captured one adapts them. To ask for the scale of the next loss waits for the
+/// last step.
 ///
 /// Unlike PyTorch's, the scale is an f64 and stays within [2⁻¹²⁶, 2¹²⁶], where its inverse is a normal f32 too: a backoff
 /// ends at the floor, and a growth beyond the ceiling is left out.

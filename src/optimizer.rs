@@ -253,8 +253,8 @@ impl Builder {
     }
 
     /// Keeps an exponential moving average of each parameter, in f32: it begins with the parameter after its first step, and
-    /// then ema ← decay · ema + (1 − decay) · θ in the sweep that steps θ, 8 bytes more. 0.999 or 0.9999 are usual; in [0, 1).
-    /// Default: none. It is read by [`Optimizer::state`].
+    /// then ema ← decay · ema + (1 − decay) · θ in the sweep that steps θ, 8 bytes more; θ is not rounded to bf16 before.
+    /// 0.999 or 0.9999 are usual; in [0.5, 1). Default: none. It is read by [`Optimizer::state`].
     pub fn ema(mut self, decay: f64) -> Self {
         self.ema = Some(decay);
         self
@@ -262,7 +262,7 @@ impl Builder {
 
     pub(crate) fn storage(&self) -> Result<Storage, Error> {
         if let Some(decay) = self.ema {
-            check((0.0..1.0).contains(&decay), "ema", decay, "a number in [0, 1)")?;
+            check((0.5..1.0).contains(&decay), "ema", decay, "a number in [0.5, 1)")?;
         }
         let storage = Storage {
             master: self.master,
@@ -577,7 +577,8 @@ impl Optimizer {
     }
 
     /// Sets what the gradients were multiplied with, from the next step on: g ← g / grad_scale. A fixed loss scale, say, or
-    /// the number of micro-batches whose gradients were added up; with [`LossScale`], besides it. Default 1.
+    /// the number of micro-batches whose gradients were added up; with [`LossScale`], besides it. Default 1. (The product of
+    /// both is not checked: keep it far within f32's range.)
     ///
     /// # Errors
     /// As [`set_learning_rate`](Self::set_learning_rate).

@@ -312,7 +312,7 @@ fn speculates() -> FAdam {
 fn an_average_is_that_of_the_exact_parameter() {
     let (steps, len) = (40, 100);
     for algorithm in algorithms().into_iter().chain([speculates().into()]) {
-        for decay in [0.0, 0.9, 0.999] {
+        for decay in [0.5, 0.9, 0.999] {
             let builder = Optimizer::builder(algorithm).ema(decay).norms(true);
             let mut model = Model::bf16(builder, &[&vec![0.5; len]]);
             let (mut expected, mut largest, mut clipped) = (vec![], 0.0_f64, 0);

@@ -27,6 +27,32 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
+/// In place, with the remainder of its bits in the optimizer; the gradient is of the variable's own type or f32.
+#[test]
+fn bf16_variables_move() {
+    let start = [bf16::ONE, bf16::from_f32(-2.0)];
+    for dtype in [DType::BF16, DType::F32] {
+        let var = Var::from_slice(&start, 2, &Device::Cpu).unwrap();
+        let mut candle = Optimizer::from_named(
+            named(std::slice::from_ref(&var)),
+            fadam::Optimizer::builder(Adam::default()),
+        )
+        .unwrap();
+        let mut plain = fadam::Optimizer::new(Adam::default()).unwrap();
+        let id = plain.register_bf16("v0", 2).unwrap();
+        let mut expected = start;
+        let gradient = Tensor::new(&[1.0_f32, -1.0], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        for _ in 0..100 {
+            candle.step(&gradients(&[(&var, gradient.clone())])).unwrap();
+            plain.step(&mut [Update::new(id, &mut expected, &[1.0_f32, -1.0])]).unwrap();
+        }
+        assert_eq!(var.to_vec1::<bf16>().unwrap(), expected);
+        assert_eq!(expected[0], bf16::from_f32(0.9));
+        let name = candle.inner_mut().parameter("v0").unwrap();
+        assert_eq!(candle.inner_mut().state(name).unwrap(), plain.state(id).unwrap());
+    }
+}
+
 #[test]
 fn steps_as_the_library_does() {
     let start = [[0.5_f32, -1.0, 2.0, 0.0], [4.0, 3.0, -2.0, 1.0]];

@@ -25,7 +25,7 @@ PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "docs", "exam
 # The quick ones first: cargo stops at the first that fails.
 TESTS = ["lib", "bad_input", "edge_cases", "geometry", "speculation", "lost", "bf16", "no_alloc", "schedule", "loss_scale",
          "accumulate", "properties", "oracle"]
-STATE_TESTS = ["state_mismatch", "state_files", "state_hostile", "cuda_state", "state"]
+STATE_TESTS = ["state_mismatch", "state_torch", "state_files", "state_hostile", "cuda_state", "state"]
 CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 CUDA_BF16_TESTS = ["cuda_parity bf16"]
 LIMIT = 200  # seconds; a mutant that hangs is noticed too
@@ -274,7 +274,7 @@ MUTANTS = [
     ("ema of the old, fisher", FISHER, "ema.update(isa, &at, next);", "ema.update(isa, &at, p);"),
     ("refuse: a rounding without effect", OPTIMIZER, "self.rounding.is_some() && !storage.rounds()",
      "self.rounding.is_some() && !storage.rounds() && storage.ema.is_some()"),
-    ("refuse: an average that never moves", OPTIMIZER, "(0.0..1.0).contains(&decay)", "(0.0..=1.0).contains(&decay)"),
+    ("refuse: an average that never moves", OPTIMIZER, "(0.5..1.0).contains(&decay)", "(0.5..=1.0).contains(&decay)"),
     ("refuse: bf16 parameters' spans", OPTIMIZER, "span(job.parameter, job.parameter_dtype, true)",
      "span(job.parameter, Dtype::F32, true)"),
     # The schedule
@@ -472,6 +472,7 @@ STATE_MUTANTS = [
     ("state load: without counts", READ, "backend.set_counters(&counters)?;", "let _ = counters;"),
     ("state load: one piece", READ, "backend.write_slot(index, slot, offset, piece)?;",
      "backend.write_slot(index, slot, 0, piece)?; let _ = offset;"),
+    ("state torch: masters of zeros", "src/state/torch.rs", "Progress { start: 0, ..progress }", "progress"),
     ("state load: any dtype", READ, "if tensor.dtype != stored.dtype {", "if false {"),
     ("state load: counts of another run", LOAD, "strict.then_some(manifest.counters)", "Some(manifest.counters)"),
     ("state load: any order", LOAD, "if here.name != there.name {", "if false {"),

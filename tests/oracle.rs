@@ -126,7 +126,7 @@ fn case(
             policy.clone(),
             any::<bool>(),
             select(vec![None, None, Some(Master::F32), Some(Master::Remainder)]),
-            select(vec![None, None, Some(0.0), Some(0.9), Some(0.9999)]),
+            select(vec![None, None, Some(0.5), Some(0.9), Some(0.9999)]),
             (1..5_u32, any::<u64>()),
         );
         (algorithm(lengths.iter().sum()), group(), Just(lengths), rest).prop_map(

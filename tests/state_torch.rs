@@ -7,7 +7,7 @@
 mod common;
 
 use common::{Model, noise};
-use fadam::{Adam, Decay, Error, FAdam, Optimizer, State};
+use fadam::{Adam, Decay, Error, FAdam, Master, Optimizer, State};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -406,6 +406,37 @@ fn what_does_not_fit_is_refused() {
     let mut amsgrad = stepped(Adam { amsgrad: true, ..Adam::default() });
     let expected = "no `state.0.max_exp_avg_sq`, which this optimizer keeps";
     refused(&mut amsgrad, |optimizer| optimizer.load_torch(&path, &["p1"]), expected);
+    fs::remove_file(path).unwrap();
+}
+
+/// PyTorch has no masters and no averages: they begin with the parameter's value in the next step, whatever was there.
+#[test]
+fn masters_and_averages_begin_with_the_value() {
+    let path = file("masters");
+    stepped(Adam::default()).optimizer.save_torch(&path, &["p0", "p1"]).unwrap();
+    for master in [Master::F32, Master::Remainder, Master::None] {
+        let built = || {
+            let builder = Optimizer::builder(Adam { lr: 1e-6, ..Adam::default() }).master(master).ema(0.9);
+            Model::bf16(builder, &[&[1.0; 6], &[1.0; 2]])
+        };
+        let (mut fresh, mut used) = (built(), built());
+        used.step(&[&noise(6, 5), &noise(2, 6)]);
+        for model in [&mut fresh, &mut used] {
+            model.parameters = vec![vec![2.0; 6], vec![-2.0; 2]];
+            model.optimizer.load_torch(&path, &["p0", "p1"]).unwrap();
+            assert_eq!(model.state(0).ema, None, "{master:?}");
+            model.step(&[&noise(6, 7), &noise(2, 8)]);
+            for (i, value) in [(0, 2.0_f32), (1, -2.0)] {
+                let state = model.state(i);
+                // One step of at most 1e-6 · 7.3.
+                let near = |x: &f32| (x - value).abs() < 1e-5;
+                assert!(state.ema.unwrap().iter().all(near), "{master:?}");
+                assert!(state.master.is_none_or(|master| master.iter().all(near)), "{master:?}");
+                assert!(model.parameters[i].iter().all(|x| (x - value).abs() <= 1.0 / 64.0), "{master:?}");
+            }
+        }
+        assert!(fresh.snapshot() == used.snapshot(), "{master:?}");
+    }
     fs::remove_file(path).unwrap();
 }
 

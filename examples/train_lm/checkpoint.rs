@@ -1,6 +1,7 @@
 //! Where a run is saved while it goes: weights, the optimizer's state, and a small JSON file that names both. That file is
 //! renamed into place when the other two are there, so a run that is killed finds the last whole checkpoint.
 
+use crate::corpus::fnv1a;
 use crate::model::Model;
 use crate::optimizer::Choice;
 use crate::output::Output;
@@ -48,9 +49,14 @@ impl<'a> Checkpoints<'a> {
         format!("{}.checkpoint.json", self.choice)
     }
 
-    /// Every other file of a checkpoint.
+    /// Of every other file of every run's checkpoints.
     fn prefix(&self) -> String {
         format!("{}.checkpoint-", self.choice)
+    }
+
+    /// Of this run's, so that another run with the same folder does not write to what the index still names.
+    fn own_prefix(&self) -> String {
+        format!("{}{:016x}-", self.prefix(), fnv1a(&[self.settings.to_string().as_bytes()]))
     }
 
     pub(crate) fn save(
@@ -61,7 +67,7 @@ impl<'a> Checkpoints<'a> {
         time: &Time,
     ) -> Result<()> {
         let step = points.last().map_or(0, |point| point.step);
-        let name = |what| format!("{}{step}.{what}.safetensors", self.prefix());
+        let name = |what| format!("{}{step}.{what}.safetensors", self.own_prefix());
         let saved = Saved {
             settings: self.settings.clone(),
             step,
@@ -83,7 +89,7 @@ impl<'a> Checkpoints<'a> {
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with(&self.prefix()) && name != saved.weights && name != saved.state {
+            if name.contains(&self.prefix()) && name != saved.weights && name != saved.state {
                 fs::remove_file(entry.path()).with_context(|| format!("cannot remove {name}"))?;
             }
         }

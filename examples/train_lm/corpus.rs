@@ -104,7 +104,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 }
 
 /// The 64-bit Fowler-Noll-Vo hash.
-fn fnv1a(parts: &[&[u8]]) -> u64 {
+pub(crate) fn fnv1a(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().copied().flatten();
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -4,7 +4,7 @@ use crate::optimizer::Choice;
 use crate::train::Run;
 use anyhow::{Context, Result, bail};
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// A folder that has been written to, so that a run does not end with results that it cannot keep.
@@ -38,7 +38,8 @@ impl Output {
     /// Writes `name` by way of a temporary file beside it.
     pub(crate) fn write(&self, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let (path, partial) = (self.path(name), self.partial(name));
-        let written = write(&partial).and_then(|()| Ok(fs::rename(&partial, &path)?));
+        let kept = || File::open(&partial)?.sync_all().and_then(|()| fs::rename(&partial, &path));
+        let written = write(&partial).and_then(|()| Ok(kept()?));
         if written.is_err() {
             // The error to report is the first one; this one would only say that there is nothing to remove.
             let _ = fs::remove_file(&partial);

@@ -3,6 +3,7 @@
 use super::fault::{Fault, shown, wrong};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::fmt;
 
 /// Whole numbers above it are not exact in the f64 that most readers of JSON have.
@@ -10,71 +11,71 @@ const LARGEST_WHOLE: u64 = 1 << 53;
 
 /// Parses one JSON document; `what` names it in errors.
 pub(super) fn parse(what: &str, text: &[u8]) -> Result<Value, Fault> {
-    match serde_json::from_slice::<Strict>(text) {
-        Ok(Strict(value)) => Ok(value),
+    let parsed = serde_json::from_slice::<NoKeyTwice>(text).and_then(|_| serde_json::from_slice(text));
+    match parsed {
+        Ok(value) => Ok(value),
         Err(error) => wrong(format!("{what} is not JSON that can be read: {}", shown(&error.to_string()))),
     }
 }
 
-struct Strict(Value);
+/// Reads a document for its keys alone. What its values are is left to serde_json, whose features may change how it shows
+/// numbers to others.
+struct NoKeyTwice;
 
-impl<'de> Deserialize<'de> for Strict {
+impl<'de> Deserialize<'de> for NoKeyTwice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Self)
+        deserializer.deserialize_any(Keys).map(|()| Self)
     }
 }
 
-struct StrictVisitor;
+struct Keys;
 
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Value;
+impl<'de> Visitor<'de> for Keys {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Strict(value)) = list.next_element()? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element::<NoKeyTwice>()?.is_some() {}
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
-        let mut values = Map::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        let mut keys = HashSet::new();
         while let Some(key) = object.next_key::<String>()? {
-            let Strict(value) = object.next_value()?;
-            if values.contains_key(&key) {
+            let NoKeyTwice = object.next_value()?;
+            if keys.contains(&key) {
                 return Err(A::Error::custom(format_args!("key {} occurs twice", shown(&key))));
             }
-            values.insert(key, value);
+            keys.insert(key);
         }
-        Ok(Value::Object(values))
+        Ok(())
     }
 }
 

@@ -57,9 +57,12 @@ pub struct Loaded {
 }
 
 impl Optimizer {
-    /// Writes everything that later steps depend on, parameters aside: moments, masters, averages, step counts, the place in
-    /// the schedule, the loss scale, and the counts of the [report](Self::report). A new optimizer that [loads](Self::load) it continues with the same bits, on whichever
-    /// device; norms, and the rest of the last report, begin anew. Waits for the device.
+    /// Writes what the optimizer has come to: moments, masters, averages, step counts, the place in the schedule, the loss
+    /// scale, and the counts of the [report](Self::report). A new optimizer that is built as this one was, with the same
+    /// hyper-parameters, schedule, seed and gradient scale, and that [loads](Self::load) it, continues with the same bits, on
+    /// whichever device; norms, and the rest of the last report, begin anew. Waits for the device.
+    ///
+    /// Parameters are the caller's to save, and to restore to the same bits.
     ///
     /// The file appears whole or not at all, even where the machine fails: it is written under another name in the same
     /// folder (`.fadam-*.tmp`; a process that is killed leaves it there), brought to the disk and renamed. Through a symbolic
@@ -110,6 +113,10 @@ impl Optimizer {
     /// Takes the state that [`save`](Self::save) has written. The file must be of this algorithm, and of the same
     /// parameters: names, order of registration, lengths, dtypes, betas. Every other hyper-parameter stays what it is here,
     /// the groups included.
+    ///
+    /// Parameters must be those that were saved with it: a master that is loaded is θ from then on, whatever the bf16 value
+    /// says ([`reset_master`](Self::reset_master) where it is the value that counts). What is kept (the kind of master, the
+    /// moments' type, an average) must be the same.
     ///
     /// The whole file is read and checked, checksums included, before anything changes; then it is read again. It must not be
     /// written to meanwhile ([`save`](Self::save) never writes to a file that is there).
@@ -179,7 +186,8 @@ impl Optimizer {
     /// safetensors.torch.save_file(flat, "adam.safetensors")
     /// ```
     ///
-    /// A tensor may have any shape with the parameter's number of elements, row by row. Moments must be f32. A named
+    /// A tensor may have any shape with the parameter's number of elements, row by row. Moments must be of the type that they
+    /// are kept in here. A master, and an average, begin with the parameter's value in the next step. A named
     /// parameter of which the file has nothing has made no step yet, and begins anew; one that is not named keeps its state.
     /// The file says nothing of betas: they must be PyTorch's (after t steps, their powers are t multiplications). It has no
     /// checksums either.

@@ -8,6 +8,7 @@ use super::slot::{Slot, Stored};
 use super::write::{self, Content, write_to};
 use crate::args::Progress;
 use crate::{Algorithm, Optimizer};
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -39,6 +40,7 @@ pub(super) fn save(optimizer: &mut Optimizer, path: &Path, names: &[&str]) -> Re
             });
         }
     }
+    tensors.sort_by_key(|tensor| Reverse(tensor.stored.size)); // so that each is aligned for its type
     let mut metadata = serde_json::Map::new();
     metadata.insert("format".into(), "pt".into()); // as safetensors' own writer for PyTorch says
     let header = write::header(&metadata, &tensors)?;
@@ -117,7 +119,9 @@ fn count(source: &mut (impl Read + Seek), name: &str, tensor: &Tensor) -> Result
     Ok(count as u64)
 }
 
-/// As many multiplications as steps, so that the bits are those of an optimizer that has made them.
+/// As many multiplications as steps, so that the bits are those of an optimizer that has made them. Master and average,
+/// which PyTorch has not, begin with the parameter's value.
 fn powers(count: u64, betas: (f64, f64)) -> Progress {
-    (0..count).fold(Progress::START, |progress, _| progress.next(betas))
+    let progress = (0..count).fold(Progress::START, |progress, _| progress.next(betas));
+    Progress { start: 0, ..progress }
 }
