@@ -332,7 +332,8 @@ fn powers_of_beta_are_multiplied_out() {
     };
     let (expected, found) = (progress(&mut stepped), progress(&mut read));
     assert!(expected.contains("\"step\":1000") && expected.contains("\"step\":334"), "{expected}");
-    assert_eq!(expected, found);
+    // Where a master would begin is not in PyTorch's file either.
+    assert_eq!(expected.replace("\"start\":1", "\"start\":0"), found);
     assert_eq!((stepped.state(0), stepped.state(1)), (read.state(0), read.state(1)));
     for path in [theirs, ours] {
         fs::remove_file(path).unwrap();
