@@ -1,7 +1,9 @@
 //! How parameters and moments are kept: which master a bf16 parameter has, how bf16 is rounded.
 
-use crate::Dtype;
+use crate::{Dtype, Error};
 use half::bf16;
+use std::fmt;
+use std::str::FromStr;
 
 /// What an optimizer keeps beside a bf16 parameter, so that small updates are not lost: near 1.0, bf16 has steps of 1/128,
 /// and an update of 1e-3 rounds to nothing.
@@ -16,6 +18,7 @@ use half::bf16;
 ///     optimizer.step(&mut [Update::new(w, &mut weight, &[bf16::ONE])])?; // 1e-3 down each
 /// }
 /// assert_eq!(weight[0], bf16::from_f32(0.9));
+/// assert_eq!("remainder".parse::<Master>()?, Master::default());
 /// # Ok::<(), fadam::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,6 +32,33 @@ pub enum Master {
     Remainder,
     /// Nothing; the new value is rounded by [`Rounding`]: 22 bytes.
     None,
+}
+
+impl Master {
+    /// Every kind, the default first.
+    pub const ALL: [Self; 3] = [Self::Remainder, Self::F32, Self::None];
+}
+
+impl fmt::Display for Master {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Remainder => "remainder",
+            Self::None => "none",
+        })
+    }
+}
+
+/// `f32`, `remainder` or `none`.
+impl FromStr for Master {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|master| master.to_string() == name).ok_or_else(|| Error::Unavailable {
+            what: format!("master `{name}`"),
+            remedy: "known are f32, remainder, none".into(),
+        })
+    }
 }
 
 /// How an f32 becomes a bf16 where no master keeps the rest: a parameter under [`Master::None`], and bf16 moments.
@@ -47,6 +77,34 @@ pub enum Rounding {
     /// element: a resumed run and every device draw the same. The default.
     #[default]
     Stochastic,
+}
+
+impl Rounding {
+    /// Every kind, the default first.
+    pub const ALL: [Self; 2] = [Self::Stochastic, Self::Nearest];
+}
+
+impl fmt::Display for Rounding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nearest => "nearest",
+            Self::Stochastic => "stochastic",
+        })
+    }
+}
+
+/// `nearest` or `stochastic`.
+impl FromStr for Rounding {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|rounding| rounding.to_string() == name).ok_or_else(|| {
+            Error::Unavailable {
+                what: format!("rounding `{name}`"),
+                remedy: "known are nearest, stochastic".into(),
+            }
+        })
+    }
 }
 
 /// The f32 that a bf16 value and a [`State::remainder`](crate::State::remainder) are together.

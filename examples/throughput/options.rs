@@ -28,15 +28,15 @@ pub(crate) struct Options {
     /// Type of the gradients
     #[arg(long, value_enum, default_value = "f32")]
     grad: Float,
-    /// What is kept beside bf16 parameters [default: remainder]
-    #[arg(long, value_enum)]
-    master: Option<MasterName>,
+    /// What is kept beside bf16 parameters: f32, remainder or none [default: remainder]
+    #[arg(long)]
+    master: Option<Master>,
     /// Type of the moments
     #[arg(long, value_enum, default_value = "f32")]
     moments: Float,
-    /// Rounding of bf16 parameters without a master, and of bf16 moments [default: stochastic]
-    #[arg(long, value_enum)]
-    rounding: Option<RoundingName>,
+    /// Rounding of bf16 parameters without a master, and of bf16 moments: nearest or stochastic [default: stochastic]
+    #[arg(long)]
+    rounding: Option<Rounding>,
     /// Weight decay [default: the algorithm's own]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
@@ -76,38 +76,6 @@ impl From<Float> for Dtype {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum MasterName {
-    F32,
-    Remainder,
-    None,
-}
-
-impl From<MasterName> for Master {
-    fn from(name: MasterName) -> Self {
-        match name {
-            MasterName::F32 => Self::F32,
-            MasterName::Remainder => Self::Remainder,
-            MasterName::None => Self::None,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RoundingName {
-    Nearest,
-    Stochastic,
-}
-
-impl From<RoundingName> for Rounding {
-    fn from(name: RoundingName) -> Self {
-        match name {
-            RoundingName::Nearest => Self::Nearest,
-            RoundingName::Stochastic => Self::Stochastic,
-        }
-    }
-}
-
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_string())?;
     match Duration::try_from_secs_f64(seconds) {
@@ -125,8 +93,7 @@ impl Options {
         if self.master.is_some() && self.param == Float::F32 {
             bail!("--master concerns bf16 parameters, and the parameters are f32");
         }
-        let master =
-            (self.param == Float::Bf16).then(|| self.master.map_or_else(Master::default, Into::into));
+        let master = (self.param == Float::Bf16).then(|| self.master.unwrap_or_default());
         let rounds = master == Some(Master::None) || self.moments == Float::Bf16;
         if self.rounding.is_some() && !rounds {
             bail!("--rounding concerns bf16 parameters without a master, and bf16 moments: here is neither");
@@ -138,7 +105,7 @@ impl Options {
             grad: self.grad.into(),
             master,
             moments: self.moments.into(),
-            rounding: rounds.then(|| self.rounding.map_or_else(Rounding::default, Into::into)),
+            rounding: rounds.then(|| self.rounding.unwrap_or_default()),
             weight_decay: self.weight_decay.unwrap_or(algorithm.default_weight_decay()),
             clip: self.clip,
             kappa: self.kappa.filter(|_| algorithm == Algorithm::Fadam),

@@ -4,7 +4,7 @@ use crate::case::Case;
 use crate::gpu;
 use crate::measure::Measured;
 use anyhow::Result;
-use fadam::{Device, Master, Rounding, Simd};
+use fadam::{Device, Simd};
 use serde::Serialize;
 use std::io::{Write, stdout};
 
@@ -27,9 +27,9 @@ struct Row {
     shape: String,
     param: String,
     grad: String,
-    master: Option<&'static str>,
+    master: Option<String>,
     moments: String,
-    rounding: Option<&'static str>,
+    rounding: Option<String>,
     weight_decay: f64,
     kappa: Option<f64>,
     clip: bool,
@@ -61,8 +61,8 @@ impl<'a> Output<'a> {
             if let Some(case) = cases.first() {
                 let checks =
                     if case.clip { "gradients clipped and checked" } else { "no clipping, no check" };
-                let master = master(case).map_or(String::new(), |name| format!(" with master {name}"));
-                let rounding = rounding(case).map_or(String::new(), |name| format!(" rounded {name}"));
+                let master = case.master.map_or(String::new(), |name| format!(" with master {name}"));
+                let rounding = case.rounding.map_or(String::new(), |name| format!(" rounded {name}"));
                 let Case { param, grad, moments, .. } = case;
                 writeln!(out, "param {param}{master}, grad {grad}, moments {moments}{rounding}, {checks}")?;
             }
@@ -142,9 +142,9 @@ impl<'a> Output<'a> {
             shape: case.shape.to_string(),
             param: case.param.to_string(),
             grad: case.grad.to_string(),
-            master: master(case),
+            master: case.master.map(|master| master.to_string()),
             moments: case.moments.to_string(),
-            rounding: rounding(case),
+            rounding: case.rounding.map(|rounding| rounding.to_string()),
             weight_decay: case.weight_decay,
             kappa: case.kappa,
             clip: case.clip,
@@ -159,19 +159,4 @@ impl<'a> Output<'a> {
             share: measured.share(),
         }
     }
-}
-
-fn master(case: &Case) -> Option<&'static str> {
-    case.master.map(|master| match master {
-        Master::F32 => "f32",
-        Master::Remainder => "remainder",
-        Master::None => "none",
-    })
-}
-
-fn rounding(case: &Case) -> Option<&'static str> {
-    case.rounding.map(|rounding| match rounding {
-        Rounding::Nearest => "nearest",
-        Rounding::Stochastic => "stochastic",
-    })
 }

@@ -55,9 +55,9 @@ struct Options {
     #[arg(long, value_enum, default_value = "f32")]
     dtype: DtypeName,
 
-    /// What the optimizer keeps beside bf16 weights [default: remainder]
-    #[arg(long, value_enum)]
-    master: Option<MasterName>,
+    /// What the optimizer keeps beside bf16 weights: f32, remainder or none [default: remainder]
+    #[arg(long)]
+    master: Option<Master>,
 
     /// Go on from the checkpoints in --out, to the same bits as a run that was not interrupted
     #[arg(long)]
@@ -82,20 +82,11 @@ enum DtypeName {
     Bf16,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum MasterName {
-    F32,
-    Remainder,
-    None,
-}
-
 impl Options {
     fn weights(&self) -> Weights {
-        match (self.dtype, self.master) {
-            (DtypeName::F32, _) => Weights::F32,
-            (DtypeName::Bf16, Some(MasterName::F32)) => Weights::Bf16(Master::F32),
-            (DtypeName::Bf16, Some(MasterName::None)) => Weights::Bf16(Master::None),
-            (DtypeName::Bf16, Some(MasterName::Remainder) | None) => Weights::Bf16(Master::Remainder),
+        match self.dtype {
+            DtypeName::F32 => Weights::F32,
+            DtypeName::Bf16 => Weights::Bf16(self.master.unwrap_or_default()),
         }
     }
 }

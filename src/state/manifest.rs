@@ -7,7 +7,7 @@ use super::{FORMAT, VERSION, checksum};
 use crate::algorithm::Hyper;
 use crate::args::Progress;
 use crate::backend::Counters;
-use crate::{Algorithm, Decay, Error, LossScale, Master, NonFinite, Optimizer, Rounding};
+use crate::{Algorithm, Decay, Error, LossScale, NonFinite, Optimizer};
 use serde_json::{Map, Value, json};
 
 pub(super) struct Parameter {
@@ -106,20 +106,11 @@ fn configuration(optimizer: &Optimizer) -> Value {
         NonFinite::Propagate => "propagate",
     }
     .into();
-    object["master"] = match storage.master {
-        Master::F32 => "f32",
-        Master::Remainder => "remainder",
-        Master::None => "none",
-    }
-    .into();
+    object["master"] = storage.master.to_string().into();
     object["moments"] = storage.moments.name().into();
     object["seed"] = storage.seed.into();
     if storage.rounds() {
-        object["rounding"] = match storage.rounding {
-            Rounding::Nearest => "nearest",
-            Rounding::Stochastic => "stochastic",
-        }
-        .into();
+        object["rounding"] = storage.rounding.to_string().into();
     }
     object
 }
