@@ -103,8 +103,8 @@ impl Optimizer {
     /// | `header_checksum` | the CRC-32 of the header with `00000000` in the place of this one |
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::State`] for a path that names no file; [`Error::Lost`]; on a GPU [`Error::Cuda`],
-    /// [`Error::Capture`].
+    /// [`Error::Io`] (from syncing the folder when the new file is in place already); [`Error::State`] for a path that names no
+    /// file; [`Error::Lost`]; on a GPU [`Error::Cuda`], [`Error::Capture`].
     pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         save::save(self, path).map_err(|fault| fault.at(path))
@@ -134,9 +134,10 @@ impl Optimizer {
     }
 
     /// As [`load`](Self::load), of those parameters that both the file and the optimizer have, in any order: for
-    /// fine-tuning. (Another order of registration is another order of sums, and other draws of stochastic rounding.) Others of the optimizer's keep their state. The counts of the report stay too: the steps of the file
-    /// were another run's. A parameter that both have must fit; another length, dtype or other betas are errors as they are
-    /// in `load`.
+    /// fine-tuning. (Another order of registration is another order of sums, and other draws of stochastic rounding.) Others
+    /// of the optimizer's keep their state. The counts of the report stay too: the steps of the file were another run's, and
+    /// so were its schedule and loss scale. A parameter that both have must fit; another length, dtype or other betas are
+    /// errors as they are in `load`.
     ///
     /// # Errors
     /// As `load`.

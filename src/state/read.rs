@@ -27,8 +27,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Takes what the file has of these slots of a parameter; `name` says how the file calls a slot. A tensor that one side has and the other
-    /// has not is an error, and so are another length and dtype.
+    /// Takes what the file has of these slots of a parameter; `name` says how the file calls a slot. A tensor that one side
+    /// has and the other has not is an error, and so are another length and dtype.
     pub(super) fn parameter(
         &mut self,
         optimizer: &Optimizer,
