@@ -28,7 +28,7 @@ TESTS = ["lib", "bad_input", "edge_cases", "geometry", "speculation", "lost", "b
 STATE_TESTS = ["state_mismatch", "state_torch", "state_files", "state_hostile", "cuda_state", "state"]
 CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 CUDA_BF16_TESTS = ["cuda_parity bf16"]
-LIMIT = 200  # seconds; a mutant that hangs is noticed too
+LIMIT = 600  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
 SCALARS, ADAM_S, FADAM_S, FISHER_S = (f"src/algorithm/{name}.rs" for name in ("mod", "adam", "fadam", "fisher_adam"))
