@@ -2,8 +2,8 @@
 
 use crate::corpus::Corpus;
 use crate::model::{CONTEXT, LAGS};
+use crate::random::index;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::RngCore;
 
 /// Sequences in a step.
 pub(crate) const BATCH: usize = 16;
@@ -19,11 +19,7 @@ pub(crate) type Shard<'a> = Vec<&'a [u8]>;
 
 /// A batch of random sequences.
 pub(crate) fn training<'a>(corpus: &'a Corpus, rng: &mut ChaCha8Rng) -> Vec<Shard<'a>> {
-    let starts = (corpus.train.len() - SPAN + 1) as u128;
-    let sequence = |_| {
-        let start = (u128::from(rng.next_u64()) * starts) >> 64;
-        &corpus.train[start as usize..][..SPAN]
-    };
+    let sequence = |_| &corpus.train[index(rng, corpus.train.len() - SPAN + 1)..][..SPAN];
     shards((0..BATCH).map(sequence).collect())
 }
 

@@ -5,6 +5,8 @@
 mod batches;
 mod checkpoint;
 mod corpus;
+#[path = "../common/files.rs"]
+mod files;
 #[path = "../gpu/mod.rs"]
 mod gpu;
 mod model;
@@ -12,11 +14,15 @@ mod optimizer;
 mod output;
 mod plot;
 mod progress;
+#[path = "../common/random.rs"]
+mod random;
 mod sample;
 mod stepper;
+#[path = "../common/threads.rs"]
+mod threads;
 mod train;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use corpus::Corpus;
@@ -133,7 +139,8 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let choices = &options.optimizer;
     let device: fadam::Device = options.device.parse()?;
-    let threads = start_threads()?;
+    let threads = threads::count()?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let place = gpu::describe(device)?.map(|gpu| format!("optimizer on {gpu}; model on "));
     println!("device    {}cpu, {threads} threads", place.unwrap_or_default());
     let output = Output::open(&options.out, choices)?;
@@ -157,28 +164,12 @@ fn run(options: &Options) -> Result<()> {
     let runs = choices.iter().map(train).collect::<Result<Vec<_>>>()?;
     println!("\n{}", output::table(&runs));
     for run in &runs {
-        let text = sample::sample(&run.model, corpus.prompt, &mut train::generator(options.seed, 2))?;
+        let text = sample::sample(&run.model, corpus.prompt, &mut random::generator(options.seed, 2))?;
         println!("{} writes:\n{text}\n", run.choice);
     }
     save(&output, &runs)?;
     println!("trained for {:.0} s", begin.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// Rayon's threads, as many as `RAYON_NUM_THREADS` says or the machine has. They share a step's sequences, which leaves
-/// nothing for candle's own threads to do but get in the way: it halves the speed on two cores, and without the
-/// variable candle reads /proc/cpuinfo before every product of matrices.
-fn start_threads() -> Result<usize> {
-    const VARIABLE: &str = "RAYON_NUM_THREADS";
-    let wanted = std::env::var(VARIABLE).ok().and_then(|threads| threads.parse().ok()).filter(|&n| n > 0);
-    let threads = match wanted {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().context("cannot count this machine's processors")?.get(),
-    };
-    // SAFETY: only `main` has run, and it has started no thread that could read the environment meanwhile.
-    unsafe { std::env::set_var(VARIABLE, "1") };
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    Ok(threads)
 }
 
 fn save(output: &Output, runs: &[Run]) -> Result<()> {

@@ -1,14 +1,13 @@
 //! A byte-level transformer: pre-norm, causal self-attention, GELU.
 //!
 //! Everything is made of candle's differentiable operations, so it runs wherever candle does. They are chosen by what
-//! their gradients cost on a CPU. Sizes keep most tensors of a shard in the cache.
+//! their gradients cost on a CPU.
 
+use crate::random::{fan_in, weight};
 use anyhow::Result;
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{VarMap, loss};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::RngCore;
-use std::sync::PoisonError;
 
 /// Bytes the model can look back on.
 pub(crate) const CONTEXT: usize = 128;
@@ -16,9 +15,7 @@ pub(crate) const CONTEXT: usize = 128;
 /// a third off the loss after 500 steps: attention need not first learn to find a byte's neighbours.
 pub(crate) const LAGS: usize = 4;
 const VOCABULARY: usize = 256;
-const WIDTH: usize = 128;
 const HEADS: usize = 2;
-const HIDDEN: usize = 3 * WIDTH;
 const LAYERS: usize = 2;
 
 /// Added to the mean square before its root is taken.
@@ -52,42 +49,40 @@ pub(crate) struct Model {
     position: Weight,
     blocks: Vec<Block>,
     logits: Weight,
+    width: usize,
     mask: Tensor,
 }
 
 impl Model {
-    /// A model with weights of this type, drawn from `rng`.
-    pub(crate) fn new(rng: &mut ChaCha8Rng, dtype: DType, device: &Device) -> Result<Self> {
+    /// A model of this width, with weights of this type, drawn from `rng`.
+    pub(crate) fn new(width: usize, rng: &mut ChaCha8Rng, dtype: DType, device: &Device) -> Result<Self> {
         let weights = VarMap::new();
+        let hidden = 3 * width;
         let mut init = |name: &str, rows: usize, columns: usize, std: f64| {
-            let var = Var::from_tensor(&uniform(rng, rows, columns, std, device)?.to_dtype(dtype)?)?;
-            let weight = Weight(var.as_tensor().clone());
-            let mut named = weights.data().lock().unwrap_or_else(PoisonError::into_inner);
-            named.insert(name.to_owned(), var);
-            anyhow::Ok(weight)
+            let init = weight(&weights, name, (rows, columns), std, rng, (dtype, device))?;
+            anyhow::Ok(Weight(init))
         };
-        let fan_in = |n: usize| (1.0 / n as f64).sqrt();
         // Layers that add to the residual stream start smaller, so that its scale does not grow with depth.
         let residual = |n: usize| fan_in(n) / (2.0 * LAYERS as f64).sqrt();
         let mut embeddings = Vec::new();
         for lag in 0..LAGS {
-            embeddings.push(init(&format!("embedding.{lag}"), VOCABULARY, WIDTH, 0.5)?);
+            embeddings.push(init(&format!("embedding.{lag}"), VOCABULARY, width, 0.5)?);
         }
-        let position = init("position", CONTEXT, WIDTH, 0.1)?;
+        let position = init("position", CONTEXT, width, 0.1)?;
         let mut blocks = Vec::new();
         for i in 0..LAYERS {
             blocks.push(Block {
-                query: init(&format!("blocks.{i}.query"), WIDTH, WIDTH, fan_in(WIDTH))?,
-                key: init(&format!("blocks.{i}.key"), WIDTH, WIDTH, fan_in(WIDTH))?,
-                value: init(&format!("blocks.{i}.value"), WIDTH, WIDTH, fan_in(WIDTH))?,
-                mix: init(&format!("blocks.{i}.mix"), WIDTH, WIDTH, residual(WIDTH))?,
-                widen: init(&format!("blocks.{i}.widen"), WIDTH, HIDDEN, fan_in(WIDTH))?,
-                narrow: init(&format!("blocks.{i}.narrow"), HIDDEN, WIDTH, residual(HIDDEN))?,
+                query: init(&format!("blocks.{i}.query"), width, width, fan_in(width))?,
+                key: init(&format!("blocks.{i}.key"), width, width, fan_in(width))?,
+                value: init(&format!("blocks.{i}.value"), width, width, fan_in(width))?,
+                mix: init(&format!("blocks.{i}.mix"), width, width, residual(width))?,
+                widen: init(&format!("blocks.{i}.widen"), width, hidden, fan_in(width))?,
+                narrow: init(&format!("blocks.{i}.narrow"), hidden, width, residual(hidden))?,
             });
         }
-        let logits = init("logits", WIDTH, VOCABULARY, 0.1 * fan_in(WIDTH))?;
+        let logits = init("logits", width, VOCABULARY, 0.1 * fan_in(width))?;
         let mask = causal_mask(device)?;
-        Ok(Self { weights, embeddings, position, blocks, logits, mask })
+        Ok(Self { weights, embeddings, position, blocks, logits, width, mask })
     }
 
     pub(crate) fn parameters(&self) -> usize {
@@ -117,7 +112,7 @@ impl Model {
 
     fn embed(&self, sequences: &[&[u8]], (count, length): (usize, usize)) -> Result<Tensor> {
         let position = self.position.wide()?.narrow(0, 0, length)?;
-        let mut x = position.broadcast_as((count, length, WIDTH))?.reshape((count * length, WIDTH))?;
+        let mut x = position.broadcast_as((count, length, self.width))?.reshape((count * length, self.width))?;
         for (lag, embedding) in self.embeddings.iter().enumerate() {
             let ids = self.ids(sequences.iter().map(|sequence| &sequence[LAGS - 1 - lag..][..length]))?;
             x = (x + embedding.wide()?.index_select(&ids, 0)?)?;
@@ -132,11 +127,11 @@ impl Model {
 
     fn attention(&self, block: &Block, x: &Tensor, (count, length): (usize, usize)) -> Result<Tensor> {
         let heads = |weight: &Weight| {
-            let x = x.matmul(&weight.wide()?)?.reshape((count, length, HEADS, WIDTH / HEADS))?;
+            let x = x.matmul(&weight.wide()?)?.reshape((count, length, HEADS, self.width / HEADS))?;
             x.transpose(1, 2)?.contiguous()
         };
         let (query, key, value) = (heads(&block.query)?, heads(&block.key)?, heads(&block.value)?);
-        let scale = ((WIDTH / HEADS) as f64).powf(-0.5);
+        let scale = ((self.width / HEADS) as f64).powf(-0.5);
         let scores = (query * scale)?.matmul(&key.t()?)?;
         let mask = self.mask.narrow(0, 0, length)?.narrow(1, 0, length)?;
         let scores = scores.broadcast_add(&mask)?;
@@ -144,7 +139,7 @@ impl Model {
         // the gradient: it cancels.
         let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let mixed = exp.matmul(&value)?.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
-        let mixed = mixed.transpose(1, 2)?.reshape((count * length, WIDTH))?;
+        let mixed = mixed.transpose(1, 2)?.reshape((count * length, self.width))?;
         Ok(mixed.matmul(&block.mix.wide()?)?)
     }
 }
@@ -165,16 +160,4 @@ fn causal_mask(device: &Device) -> Result<Tensor> {
         .flat_map(|row| (0..CONTEXT).map(move |column| if column > row { f32::NEG_INFINITY } else { 0.0 }))
         .collect();
     Ok(Tensor::from_vec(mask, (CONTEXT, CONTEXT), device)?)
-}
-
-/// A matrix of independent uniform numbers with mean 0. Uniform because that takes no function whose last bit depends on
-/// the platform.
-fn uniform(rng: &mut ChaCha8Rng, rows: usize, columns: usize, std: f64, device: &Device) -> Result<Tensor> {
-    let limit = std * 3f64.sqrt();
-    let sample = || {
-        let unit = f64::from(rng.next_u32()) / 2f64.powi(32); // in [0, 1)
-        ((2.0 * unit - 1.0) * limit) as f32
-    };
-    let values: Vec<f32> = std::iter::repeat_with(sample).take(rows * columns).collect();
-    Ok(Tensor::from_vec(values, (rows, columns), device)?)
 }

@@ -1,10 +1,11 @@
 //! The folder that takes the results. Every file appears whole or not at all.
 
+use crate::files;
 use crate::optimizer::Choice;
 use crate::train::Run;
 use anyhow::{Context, Result, bail};
 use std::fmt::Write;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A folder that has been written to, so that a run does not end with results that it cannot keep.
@@ -25,7 +26,7 @@ impl Output {
             if path.is_dir() {
                 bail!("cannot write {}: it is a folder", path.display());
             }
-            let partial = output.partial(&name);
+            let partial = files::partial(&path);
             fs::write(&partial, []).and_then(|()| fs::remove_file(&partial)).with_context(cannot)?;
         }
         Ok(output)
@@ -35,22 +36,11 @@ impl Output {
         self.folder.join(name)
     }
 
-    /// Writes `name` by way of a temporary file beside it.
+    /// Writes `name`, whole.
     pub(crate) fn write(&self, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-        let (path, partial) = (self.path(name), self.partial(name));
-        let kept = || File::open(&partial)?.sync_all().and_then(|()| fs::rename(&partial, &path));
-        let written = write(&partial).and_then(|()| Ok(kept()?));
-        if written.is_err() {
-            // The error to report is the first one; this one would only say that there is nothing to remove.
-            let _ = fs::remove_file(&partial);
-        }
-        written.with_context(|| format!("cannot write {}", path.display()))?;
+        let path = self.path(name);
+        files::write(&path, write)?;
         Ok(path)
-    }
-
-    /// In front of the name, because a plot's format goes by the end of it.
-    fn partial(&self, name: &str) -> PathBuf {
-        self.folder.join(format!(".partial-{}-{name}", std::process::id()))
     }
 }
 

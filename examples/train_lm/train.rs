@@ -7,19 +7,20 @@ use crate::model::{CONTEXT, Model};
 use crate::optimizer::{Choice, MAX_GRAD_NORM, Weights};
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::random::generator;
 use crate::stepper::Stepper;
 use anyhow::{Context, Result, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device};
 use fadam::Schedule;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// How often the held-out loss is measured and a checkpoint made in a run, after the first time.
 const MEASUREMENTS: usize = 16;
+/// Of the model: most tensors of a shard stay in the cache.
+const WIDTH: usize = 128;
 /// The part of the steps in which the learning rate rises to its peak.
 const WARM_UP: f64 = 0.05;
 /// The final training loss is a mean over this part of the steps, at the end.
@@ -48,7 +49,7 @@ impl Setup<'_> {
     }
 
     fn model(&self) -> Result<Model> {
-        Model::new(&mut generator(self.seed, 0), self.weights.dtype(), self.device)
+        Model::new(WIDTH, &mut generator(self.seed, 0), self.weights.dtype(), self.device)
     }
 }
 
@@ -98,13 +99,6 @@ impl Run {
     pub(crate) fn held_out_loss(&self) -> f64 {
         self.points.iter().rev().find_map(|point| point.held_out).unwrap_or(f64::NAN)
     }
-}
-
-/// A generator for one purpose: every run draws the same weights and the same batches from it.
-pub(crate) fn generator(seed: u64, purpose: u64) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(purpose);
-    rng
 }
 
 /// Trains a model with `choice`, from its beginning or, to `resume`, from its last checkpoint.

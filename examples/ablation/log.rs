@@ -1,0 +1,85 @@
+//! Runs that are done, kept in a file of one JSON object a line: what an interrupted program goes on from.
+
+use crate::files;
+use crate::run::{Outcome, Spec};
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    #[serde(flatten)]
+    spec: Spec,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+/// The file, and what it holds.
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    /// By the spec's JSON.
+    done: HashMap<String, Line>,
+}
+
+impl Log {
+    /// Opens `path`, or makes it. A last line that was cut off in the middle is dropped.
+    ///
+    /// # Errors
+    /// Another line that is not a run.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let cannot = || format!("cannot read {}", path.display());
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).with_context(cannot),
+        };
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let mut done = HashMap::new();
+        for (number, line) in text[..whole].lines().enumerate() {
+            let line: Line = serde_json::from_str(line)
+                .with_context(|| format!("{}, line {} is not a run of this program", cannot(), number + 1))?;
+            done.insert(key(&line.spec)?, line);
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path).with_context(cannot)?;
+        if whole < text.len() {
+            file.set_len(whole as u64).with_context(cannot)?;
+        }
+        Ok(Self { path: path.to_owned(), file, done })
+    }
+
+    pub(crate) fn get(&self, spec: &Spec) -> Result<Option<&Outcome>> {
+        Ok(self.done.get(&key(spec)?).map(|line| &line.outcome))
+    }
+
+    /// Keeps a run, on disk before this returns.
+    pub(crate) fn add(&mut self, spec: Spec, outcome: Outcome) -> Result<()> {
+        let line = Line { spec, outcome };
+        let mut text = serde_json::to_string(&line)?;
+        text.push('\n');
+        self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()).with_context(|| {
+            format!("cannot write {}; what is done so far is kept there", self.path.display())
+        })?;
+        self.done.insert(key(&line.spec)?, line);
+        Ok(())
+    }
+
+    /// Writes the file anew, these runs alone and in this order: two complete programs leave the same bytes.
+    pub(crate) fn finish(&self, specs: &[Spec]) -> Result<()> {
+        let mut text = String::new();
+        for spec in specs {
+            let line = self.done.get(&key(spec)?);
+            ensure!(line.is_some(), "a run is missing");
+            text.push_str(&serde_json::to_string(&line)?);
+            text.push('\n');
+        }
+        files::write(&self.path, |path| Ok(fs::write(path, text)?))
+    }
+}
+
+fn key(spec: &Spec) -> Result<String> {
+    Ok(serde_json::to_string(spec)?)
+}

@@ -1,0 +1,90 @@
+//! Which runs there are. Steps follow from the budget alone, never from a clock, so the same command gives the same numbers
+//! on a slow machine, too.
+
+use crate::run::{Outcome, Spec};
+use crate::task::Task;
+use crate::variant::{SWEEPS, Variant};
+use crate::work::Job;
+
+/// Peak learning rates that are tried, the same for each optimizer.
+pub(crate) const LEARNING_RATES: [f64; 6] = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2];
+/// Seeds of the runs that choose a learning rate, and of those that are compared.
+pub(crate) const TUNING_SEEDS: [u64; 2] = [1000, 1001];
+pub(crate) const SEEDS: [u64; 6] = [0, 1, 2, 3, 4, 5];
+/// The fewest steps of a run.
+const FEWEST: usize = 10;
+
+/// Tasks, optimizers and how long to train.
+pub(crate) struct Plan<'a> {
+    pub(crate) tasks: &'a [Box<dyn Task>],
+    pub(crate) variants: &'a [Variant],
+    pub(crate) minutes: f64,
+}
+
+/// What belongs to an optimizer on a task.
+#[derive(Clone, Copy)]
+pub(crate) struct Cell<'a> {
+    pub(crate) task: &'a dyn Task,
+    pub(crate) variant: &'a Variant,
+}
+
+impl<'a> Plan<'a> {
+    /// Every optimizer on every task.
+    pub(crate) fn cells(&self) -> Vec<Cell<'a>> {
+        let cells = |task: &'a dyn Task| self.variants.iter().map(move |variant| Cell { task, variant });
+        self.tasks.iter().flat_map(|task| cells(&**task)).collect()
+    }
+
+    /// Of a run.
+    pub(crate) fn steps(&self, task: &dyn Task) -> usize {
+        ((task.steps_per_minute() * self.minutes) as usize).max(FEWEST)
+    }
+
+    /// How many runs there are in all.
+    pub(crate) fn runs(&self) -> usize {
+        let swept: usize = SWEEPS.iter().map(|sweep| sweep.variants(self.variants).len()).sum();
+        let tuned = LEARNING_RATES.len() * TUNING_SEEDS.len() + SEEDS.len();
+        self.tasks.len() * (self.variants.len() * tuned + swept * SEEDS.len())
+    }
+
+    /// The runs that choose this cell's learning rate: for each rate those of all seeds.
+    pub(crate) fn tuning(&self, cell: Cell<'a>) -> Vec<Job<'a>> {
+        let runs = LEARNING_RATES.iter().flat_map(|&lr| TUNING_SEEDS.map(|seed| (lr, seed)));
+        runs.map(|(lr, seed)| self.job(cell, lr, seed, false)).collect()
+    }
+
+    /// The runs that are compared, with the chosen learning rate.
+    pub(crate) fn test(&self, cell: Cell<'a>, lr: f64) -> Vec<Job<'a>> {
+        SEEDS.map(|seed| self.job(cell, lr, seed, true)).into()
+    }
+
+    /// The runs of a sweep, with the learning rate of the optimizer that it belongs to. No test data: settings are chosen here.
+    pub(crate) fn sweep(&self, cell: Cell<'a>, lr: f64) -> Vec<Job<'a>> {
+        SEEDS.map(|seed| self.job(cell, lr, seed, false)).into()
+    }
+
+    fn job(&self, Cell { task, variant }: Cell<'a>, lr: f64, seed: u64, test: bool) -> Job<'a> {
+        let spec = Spec {
+            task: task.name().to_owned(),
+            variant: variant.name.clone(),
+            lr,
+            seed,
+            steps: self.steps(task),
+            test,
+            settings: format!("{}; {}", task.about(), variant.settings()),
+        };
+        Job { task, variant, spec }
+    }
+}
+
+/// The rate with the lowest mean validation loss; one at which a run's loss was not finite is no choice, unless all are.
+/// With it, that mean for each rate.
+pub(crate) fn choose(outcomes: &[Outcome]) -> (f64, Vec<f64>) {
+    let mean = |runs: &[Outcome]| {
+        let losses = runs.iter().map(|run| run.validation.unwrap_or(f64::INFINITY));
+        losses.sum::<f64>() / runs.len() as f64
+    };
+    let means: Vec<f64> = outcomes.chunks(TUNING_SEEDS.len()).map(mean).collect();
+    let best = (0..means.len()).min_by(|&a, &b| means[a].total_cmp(&means[b])).unwrap_or(0);
+    (LEARNING_RATES[best], means)
+}
