@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Serialize, Deserialize)]
 struct Line {
-    #[serde(flatten)]
-    spec: Spec,
-    #[serde(flatten)]
+    run: Spec,
     outcome: Outcome,
 }
 
@@ -42,7 +40,7 @@ impl Log {
         for (number, line) in text[..whole].lines().enumerate() {
             let line: Line = serde_json::from_str(line)
                 .with_context(|| format!("{}, line {} is not a run of this program", cannot(), number + 1))?;
-            done.insert(key(&line.spec)?, line);
+            done.insert(key(&line.run)?, line);
         }
         let file = OpenOptions::new().create(true).append(true).open(path).with_context(cannot)?;
         if whole < text.len() {
@@ -57,13 +55,13 @@ impl Log {
 
     /// Keeps a run, on disk before this returns.
     pub(crate) fn add(&mut self, spec: Spec, outcome: Outcome) -> Result<()> {
-        let line = Line { spec, outcome };
+        let line = Line { run: spec, outcome };
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()).with_context(|| {
             format!("cannot write {}; what is done so far is kept there", self.path.display())
         })?;
-        self.done.insert(key(&line.spec)?, line);
+        self.done.insert(key(&line.run)?, line);
         Ok(())
     }
 

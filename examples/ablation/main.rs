@@ -9,11 +9,15 @@ mod files;
 mod log;
 #[path = "../train_lm/model.rs"]
 mod model;
+mod output;
 mod plan;
 mod progress;
 #[path = "../common/random.rs"]
 mod random;
+mod results;
 mod run;
+mod stats;
+mod table;
 mod task;
 mod tasks;
 #[path = "../common/threads.rs"]
@@ -21,12 +25,14 @@ mod threads;
 mod variant;
 mod work;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use corpus::Corpus;
 use log::Log;
+use output::{Output, RUNS};
 use plan::Plan;
 use progress::Progress;
+use results::Results;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -68,22 +74,21 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let threads = threads::count()?;
+    println!("device    cpu, {threads} threads, a run on each");
     let corpus = Corpus::load(options.corpus.as_deref())?;
-    let tasks = tasks::all(corpus)?;
+    println!("corpus    {}", corpus.describe());
+    let tasks = tasks::some(corpus, options.task.as_deref())?;
     let variants = variant::all();
     let plan = Plan { tasks: &tasks, variants: &variants, minutes: options.minutes };
-    std::fs::create_dir_all(&options.out).context("out")?;
-    let mut log = Log::open(&options.out.join("runs.jsonl"))?;
+    let output = Output::open(&options.out)?;
+    let mut log = Log::open(&output.path(RUNS))?;
     let mut progress = Progress::new(plan.runs())?;
-    for cell in plan.cells() {
-        if options.task.as_ref().is_some_and(|t| !t.contains(&cell.task.name().to_owned())) { continue }
-        let begin = std::time::Instant::now();
-        let outcomes = work::run_all(&plan.tuning(cell), threads, &mut log, &mut progress)?;
-        let (lr, means) = plan::choose(&outcomes);
-        let test = work::run_all(&plan.test(cell, lr), threads, &mut log, &mut progress)?;
-        let m: f64 = test.iter().map(|o| o.test.first().copied().unwrap_or(f64::NAN)).sum::<f64>() / test.len() as f64;
-        let tr: f64 = test.iter().map(|o| o.final_training().unwrap_or(f64::NAN)).sum::<f64>() / test.len() as f64;
-        println!("{:6} {:18} lr {lr:.4} test {m:.5} train {tr:.5} s/run {:.2} {:.4?}", cell.task.name(), cell.variant.name, begin.elapsed().as_secs_f64() / 18.0 * 2.0, means);
+    let results = Results::collect(&plan, threads, &mut log, &mut progress)?;
+    let found = progress.finish();
+    println!("{} runs, {found} of them found in {}", plan.runs(), output.path(RUNS).display());
+    log.finish(&results.specs)?;
+    for (name, table) in table::all(&plan, &results)? {
+        println!("\n{name}\n\n{table}");
     }
     Ok(())
 }

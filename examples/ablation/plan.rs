@@ -7,7 +7,7 @@ use crate::variant::{SWEEPS, Variant};
 use crate::work::Job;
 
 /// Peak learning rates that are tried, the same for each optimizer.
-pub(crate) const LEARNING_RATES: [f64; 6] = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2];
+pub(crate) const LEARNING_RATES: [f64; 6] = [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2];
 /// Seeds of the runs that choose a learning rate, and of those that are compared.
 pub(crate) const TUNING_SEEDS: [u64; 2] = [1000, 1001];
 pub(crate) const SEEDS: [u64; 6] = [0, 1, 2, 3, 4, 5];
@@ -21,18 +21,18 @@ pub(crate) struct Plan<'a> {
     pub(crate) minutes: f64,
 }
 
-/// What belongs to an optimizer on a task.
+/// An optimizer on a task, by the task's place in the plan.
 #[derive(Clone, Copy)]
 pub(crate) struct Cell<'a> {
-    pub(crate) task: &'a dyn Task,
+    pub(crate) task: usize,
     pub(crate) variant: &'a Variant,
 }
 
 impl<'a> Plan<'a> {
     /// Every optimizer on every task.
     pub(crate) fn cells(&self) -> Vec<Cell<'a>> {
-        let cells = |task: &'a dyn Task| self.variants.iter().map(move |variant| Cell { task, variant });
-        self.tasks.iter().flat_map(|task| cells(&**task)).collect()
+        let cells = |task| self.variants.iter().map(move |variant| Cell { task, variant });
+        (0..self.tasks.len()).flat_map(cells).collect()
     }
 
     /// Of a run.
@@ -54,16 +54,17 @@ impl<'a> Plan<'a> {
     }
 
     /// The runs that are compared, with the chosen learning rate.
-    pub(crate) fn test(&self, cell: Cell<'a>, lr: f64) -> Vec<Job<'a>> {
-        SEEDS.map(|seed| self.job(cell, lr, seed, true)).into()
+    pub(crate) fn compared(&self, cell: Cell<'a>, lr: f64) -> [Job<'a>; SEEDS.len()] {
+        SEEDS.map(|seed| self.job(cell, lr, seed, true))
     }
 
-    /// The runs of a sweep, with the learning rate of the optimizer that it belongs to. No test data: settings are chosen here.
-    pub(crate) fn sweep(&self, cell: Cell<'a>, lr: f64) -> Vec<Job<'a>> {
-        SEEDS.map(|seed| self.job(cell, lr, seed, false)).into()
+    /// The runs of a setting, with the learning rate of its optimizer. No test data: settings are chosen by these.
+    pub(crate) fn swept(&self, cell: Cell<'a>, lr: f64) -> [Job<'a>; SEEDS.len()] {
+        SEEDS.map(|seed| self.job(cell, lr, seed, false))
     }
 
     fn job(&self, Cell { task, variant }: Cell<'a>, lr: f64, seed: u64, test: bool) -> Job<'a> {
+        let task = &*self.tasks[task];
         let spec = Spec {
             task: task.name().to_owned(),
             variant: variant.name.clone(),
@@ -77,14 +78,14 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The rate with the lowest mean validation loss; one at which a run's loss was not finite is no choice, unless all are.
-/// With it, that mean for each rate.
-pub(crate) fn choose(outcomes: &[Outcome]) -> (f64, Vec<f64>) {
+/// The learning rate with the lowest mean validation loss over its `seeds` runs, and that mean for each rate: infinite where
+/// a run failed, so that such a rate is chosen only if all are.
+pub(crate) fn choose(outcomes: &[Outcome], seeds: usize) -> (f64, Vec<f64>) {
     let mean = |runs: &[Outcome]| {
         let losses = runs.iter().map(|run| run.validation.unwrap_or(f64::INFINITY));
         losses.sum::<f64>() / runs.len() as f64
     };
-    let means: Vec<f64> = outcomes.chunks(TUNING_SEEDS.len()).map(mean).collect();
+    let means: Vec<f64> = outcomes.chunks(seeds).map(mean).collect();
     let best = (0..means.len()).min_by(|&a, &b| means[a].total_cmp(&means[b])).unwrap_or(0);
     (LEARNING_RATES[best], means)
 }

@@ -132,40 +132,27 @@ pub(crate) fn all() -> Vec<Variant> {
     ]
 }
 
-/// A correction of the source, and what shows it: (with, without) it, alone and among the others.
+/// A correction of the source, and what shows it.
 pub(crate) struct Correction {
     pub(crate) name: &'static str,
-    pub(crate) alone: (&'static str, &'static str),
-    pub(crate) among: (&'static str, &'static str),
-    /// The same, in the source's own form.
-    pub(crate) in_fisher_adam: (&'static str, &'static str),
+    /// An optimizer with it, and what differs from that in this alone.
+    pub(crate) pairs: &'static [(&'static str, &'static str)],
 }
 
 pub(crate) const CORRECTIONS: [Correction; 4] = [
     Correction {
         name: "adaptive ε",
-        alone: ("Adam + ε", ADAM),
-        among: (FADAM, "FAdam − ε"),
-        in_fisher_adam: (FISHER_ADAM, "FisherAdam − ε"),
+        pairs: &[("Adam + ε", ADAM), (FADAM, "FAdam − ε"), (FISHER_ADAM, "FisherAdam − ε")],
     },
     Correction {
         name: "Riemannian decay",
-        alone: ("Adam + λ", ADAM),
-        among: (FADAM, "FAdam − λ"),
-        in_fisher_adam: (FISHER_ADAM, "FisherAdam − λ"),
+        pairs: &[("Adam + λ", ADAM), (FADAM, "FAdam − λ"), (FISHER_ADAM, "FisherAdam − λ")],
     },
     Correction {
         name: "natural-gradient clipping",
-        alone: ("Adam + κ", ADAM),
-        among: (FADAM, "FAdam − κ"),
-        in_fisher_adam: (FISHER_ADAM, "FisherAdam − clip"),
+        pairs: &[("Adam + κ", ADAM), (FADAM, "FAdam − κ"), (FISHER_ADAM, "FisherAdam − clip")],
     },
-    Correction {
-        name: "preconditioning before momentum",
-        alone: ("Adam + order", ADAM),
-        among: (FISHER_ADAM, FADAM),
-        in_fisher_adam: (FISHER_ADAM, FADAM),
-    },
+    Correction { name: "preconditioning before momentum", pairs: &[("Adam + order", ADAM), (FISHER_ADAM, FADAM)] },
 ];
 
 /// A setting, swept at the learning rate that its optimizer was found to like, all others as they are.

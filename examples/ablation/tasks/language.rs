@@ -53,7 +53,7 @@ impl Task for Language {
     }
 
     fn steps_per_minute(&self) -> f64 {
-        10.0
+        15.0
     }
 
     fn model(&self, rng: &mut ChaCha8Rng) -> Result<Box<dyn Model + '_>> {

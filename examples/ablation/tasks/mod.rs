@@ -9,17 +9,28 @@ mod vqvae;
 
 use crate::corpus::Corpus;
 use crate::task::Task;
-use anyhow::Result;
+use anyhow::{Result, bail};
 pub(crate) use pixels::{Pixels, Target};
 
-/// All of them, in the order of the report.
-pub(crate) fn all(corpus: Corpus) -> Result<Vec<Box<dyn Task>>> {
+/// Those of these names, or all, in the order of the report.
+///
+/// # Errors
+/// A name that no task has.
+pub(crate) fn some(corpus: Corpus, names: Option<&[String]>) -> Result<Vec<Box<dyn Task>>> {
     let images = images::load()?;
-    Ok(vec![
+    let mut tasks: Vec<Box<dyn Task>> = vec![
         Box::new(language::Language::new(corpus)?),
         Box::new(digits::Digits::new(images.clone())),
         Box::new(vqvae::VqVae::new(images.clone())),
         Box::new(Pixels::new(&images, Target::Ink)),
         Box::new(Pixels::new(&images, Target::Bins)),
-    ])
+    ];
+    if let Some(names) = names {
+        let known: Vec<_> = tasks.iter().map(|task| task.name()).collect();
+        if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+            bail!("there is no task {name}; there are {}", known.join(", "));
+        }
+        tasks.retain(|task| names.iter().any(|name| name == task.name()));
+    }
+    Ok(tasks)
 }
