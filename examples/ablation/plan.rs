@@ -7,7 +7,7 @@ use crate::variant::{SWEEPS, Variant};
 use crate::work::Job;
 
 /// Peak learning rates that are tried, the same for each optimizer.
-pub(crate) const LEARNING_RATES: [f64; 6] = [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2];
+pub(crate) const LEARNING_RATES: [f64; 7] = [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128];
 /// Seeds of the runs that choose a learning rate, and of those that are compared.
 pub(crate) const TUNING_SEEDS: [u64; 2] = [1000, 1001];
 pub(crate) const SEEDS: [u64; 6] = [0, 1, 2, 3, 4, 5];

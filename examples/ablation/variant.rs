@@ -5,7 +5,7 @@ use fadam::{Adam, Algorithm, Builder, FAdam, FisherAdam};
 /// β2 = 0.999 would average squared gradients over as many steps as a run has.
 const BETAS: (f64, f64) = (0.9, 0.99);
 
-// ---- FAdam's corrections, where they are on. Chosen by the sweeps over settings, on validation data. ----
+// FAdam's corrections, where they are on: chosen by short runs on validation data before the comparison, which sweeps about them.
 
 /// ε0, and how fast ε shrinks.
 pub(crate) const EPS0: f64 = 1e-5;

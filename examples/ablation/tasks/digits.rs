@@ -47,7 +47,7 @@ impl Task for Digits {
     }
 
     fn steps_per_minute(&self) -> f64 {
-        40.0
+        15.0
     }
 
     fn model(&self, rng: &mut ChaCha8Rng) -> Result<Box<dyn Model + '_>> {

@@ -136,7 +136,7 @@ impl Task for Pixels {
     }
 
     fn steps_per_minute(&self) -> f64 {
-        150.0
+        80.0
     }
 
     fn model(&self, rng: &mut ChaCha8Rng) -> Result<Box<dyn Model + '_>> {

@@ -68,7 +68,7 @@ impl Task for VqVae {
     }
 
     fn steps_per_minute(&self) -> f64 {
-        150.0
+        80.0
     }
 
     fn model(&self, rng: &mut ChaCha8Rng) -> Result<Box<dyn Model + '_>> {
