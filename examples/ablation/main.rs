@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example ablation` needs no option and no download.
 
+#[path = "../common/canvas.rs"]
+mod canvas;
 #[path = "../train_lm/corpus.rs"]
 mod corpus;
 #[path = "../common/files.rs"]
@@ -11,6 +13,7 @@ mod log;
 mod model;
 mod output;
 mod plan;
+mod plot;
 mod progress;
 #[path = "../common/random.rs"]
 mod random;
@@ -89,6 +92,9 @@ fn run(options: &Options) -> Result<()> {
     log.finish(&results.specs)?;
     for (name, table) in table::all(&plan, &results)? {
         println!("\n{name}\n\n{table}");
+    }
+    for (name, plot) in plot::PLOTS {
+        output.write(name, |path| plot(&plan, &results, path))?;
     }
     Ok(())
 }

@@ -31,4 +31,12 @@ impl Output {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+
+    /// Writes `name`, whole.
+    pub(crate) fn write(&self, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let path = self.path(name);
+        files::write(&path, write)?;
+        println!("wrote {}", path.display());
+        Ok(())
+    }
 }

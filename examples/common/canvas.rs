@@ -1,0 +1,227 @@
+//! What the programs' plots have in common: a font, colours, and panels of curves and points.
+#![allow(dead_code)] // each program uses its part
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
+use plotters::element::DashedPathElement;
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+use std::path::Path;
+
+/// The name our font is registered by: the machine may have none.
+pub(crate) const FONT: &str = "sans-serif";
+pub(crate) const TEXT: RGBColor = RGBColor(20, 20, 20);
+pub(crate) const GRID: RGBColor = RGBColor(225, 225, 225);
+/// Of a line in a legend, in pixels.
+pub(crate) const LEGEND_LINE: i32 = 48;
+
+// Of Okabe and Ito's palette, which colour-blind people can tell apart.
+pub(crate) const BLACK: RGBColor = RGBColor(0, 0, 0);
+pub(crate) const ORANGE: RGBColor = RGBColor(230, 159, 0);
+pub(crate) const GREEN: RGBColor = RGBColor(0, 158, 115);
+pub(crate) const BLUE: RGBColor = RGBColor(0, 114, 178);
+pub(crate) const RED: RGBColor = RGBColor(213, 94, 0);
+pub(crate) const PINK: RGBColor = RGBColor(204, 121, 167);
+pub(crate) const GREY: RGBColor = RGBColor(150, 150, 150);
+
+/// Dash and gap in pixels; `None` is a line without gaps.
+pub(crate) type Dashes = Option<(u32, u32)>;
+pub(crate) type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+type Chart<'a, 'b> = ChartContext<'a, BitMapBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// A white area that becomes a PNG file when it is presented.
+pub(crate) fn open(path: &Path, size: (u32, u32)) -> Result<Area<'_>> {
+    register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
+        .map_err(|_| anyhow!("the plot's font does not parse"))?;
+    let area = BitMapBackend::new(path, size).into_drawing_area();
+    area.fill(&WHITE)?;
+    Ok(area)
+}
+
+/// A line without gaps is one dash that is longer than any plot.
+pub(crate) fn dash_and_gap(dashes: Dashes) -> (u32, u32) {
+    dashes.unwrap_or((1 << 14, 0))
+}
+
+/// What runs along a side of a panel.
+#[derive(Clone, Default)]
+pub(crate) struct Axis {
+    pub(crate) description: String,
+    pub(crate) range: (f64, f64),
+    /// Of 0, 1, 2, ...; where there are none, numbers are written.
+    pub(crate) names: Vec<String>,
+}
+
+/// A curve with its spread, or points with theirs.
+#[derive(Clone)]
+pub(crate) struct Series {
+    /// In the legend; empty: not there.
+    pub(crate) label: String,
+    pub(crate) color: RGBColor,
+    pub(crate) dashes: Dashes,
+    pub(crate) line: Vec<(f64, f64)>,
+    /// x, and from where to where y goes.
+    pub(crate) band: Vec<(f64, f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
+    /// Lines from here to there.
+    pub(crate) whiskers: Vec<[(f64, f64); 2]>,
+}
+
+/// A plot among others.
+#[derive(Clone)]
+pub(crate) struct Panel {
+    pub(crate) title: String,
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    pub(crate) series: Vec<Series>,
+    /// Lines at these values, across the whole panel.
+    pub(crate) x_marks: Vec<f64>,
+    pub(crate) y_marks: Vec<f64>,
+    pub(crate) legend: Option<SeriesLabelPosition>,
+    /// Pixels that are left for the names along y.
+    pub(crate) y_label_area: u32,
+}
+
+impl Series {
+    pub(crate) fn new(label: impl Into<String>, color: RGBColor) -> Self {
+        Self {
+            label: label.into(),
+            color,
+            dashes: None,
+            line: Vec::new(),
+            band: Vec::new(),
+            points: Vec::new(),
+            whiskers: Vec::new(),
+        }
+    }
+}
+
+impl Panel {
+    pub(crate) fn new(title: impl Into<String>, x: Axis, y: Axis) -> Self {
+        Self {
+            title: title.into(),
+            x,
+            y,
+            series: Vec::new(),
+            x_marks: Vec::new(),
+            y_marks: Vec::new(),
+            legend: None,
+            y_label_area: 80,
+        }
+    }
+
+    pub(crate) fn draw(&self, area: &Area<'_>) -> Result<()> {
+        let mut chart = ChartBuilder::on(area)
+            .caption(&self.title, (FONT, 24).into_font().color(&TEXT))
+            .margin(12)
+            .margin_right(24)
+            .x_label_area_size(if self.x.names.is_empty() { 54 } else { 60 })
+            .y_label_area_size(self.y_label_area)
+            .build_cartesian_2d(self.x.range.0..self.x.range.1, self.y.range.0..self.y.range.1)?;
+        chart
+            .configure_mesh()
+            .x_desc(&self.x.description)
+            .y_desc(&self.y.description)
+            .x_labels(self.x.labels(7))
+            .y_labels(self.y.labels(7))
+            .x_label_formatter(&|value| self.x.label(*value))
+            .y_label_formatter(&|value| self.y.label(*value))
+            .label_style((FONT, 18).into_font().color(&TEXT))
+            .axis_desc_style((FONT, 20).into_font().color(&TEXT))
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .axis_style(TEXT)
+            .draw()?;
+        for &at in &self.x_marks {
+            let ends = [(at, self.y.range.0), (at, self.y.range.1)];
+            chart.draw_series([PathElement::new(ends, TEXT.stroke_width(1))])?;
+        }
+        for &at in &self.y_marks {
+            let ends = [(self.x.range.0, at), (self.x.range.1, at)];
+            chart.draw_series([PathElement::new(ends, TEXT.stroke_width(1))])?;
+        }
+        for series in &self.series {
+            series.draw(&mut chart)?;
+        }
+        if let Some(position) = &self.legend {
+            chart
+                .configure_series_labels()
+                .position(position.clone())
+                .margin(12)
+                .legend_area_size(LEGEND_LINE + 10)
+                .label_font((FONT, 18).into_font().color(&TEXT))
+                .background_style(WHITE.mix(0.9))
+                .border_style(GRID)
+                .draw()?;
+        }
+        Ok(())
+    }
+}
+
+impl Axis {
+    pub(crate) fn numbers(description: impl Into<String>, range: (f64, f64)) -> Self {
+        Self { description: description.into(), range, names: Vec::new() }
+    }
+
+    pub(crate) fn names(description: impl Into<String>, names: Vec<String>) -> Self {
+        Self { description: description.into(), range: (-0.5, names.len() as f64 - 0.5), names }
+    }
+
+    /// How many labels to ask for: of names, more than there are, so that none is passed over.
+    fn labels(&self, numbers: usize) -> usize {
+        if self.names.is_empty() { numbers } else { 2 * self.names.len() }
+    }
+
+    fn label(&self, value: f64) -> String {
+        if !self.names.is_empty() {
+            let near = (value - value.round()).abs() < 1e-6 && value > -0.5;
+            let name = near.then(|| self.names.get(value.round() as usize)).flatten();
+            return name.cloned().unwrap_or_default();
+        }
+        let width = self.range.1 - self.range.0;
+        let digits = (1.0 - width.log10()).ceil().clamp(0.0, 5.0) as usize;
+        let text = format!("{value:.digits$}");
+        if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') {
+            text.trim_start_matches('-').to_owned()
+        } else {
+            text
+        }
+    }
+}
+
+impl Series {
+    fn draw(&self, chart: &mut Chart<'_, '_>) -> Result<()> {
+        let (color, style) = (self.color, self.color.stroke_width(3));
+        if !self.band.is_empty() {
+            let there = self.band.iter().map(|&(x, low, _)| (x, low));
+            let back = self.band.iter().rev().map(|&(x, _, high)| (x, high));
+            chart.draw_series([Polygon::new(there.chain(back).collect::<Vec<_>>(), color.mix(0.15))])?;
+        }
+        let whiskers = self.whiskers.iter().map(|ends| PathElement::new(*ends, color.stroke_width(2)));
+        chart.draw_series(whiskers)?;
+        let points = self.points.iter().map(|&point| Circle::new(point, 4, color.filled()));
+        chart.draw_series(points)?;
+        let (dash, gap) = dash_and_gap(self.dashes);
+        let line = chart.draw_series(DashedLineSeries::new(self.line.iter().copied(), dash, gap, style))?;
+        if !self.label.is_empty() {
+            line.label(&self.label).legend(move |(x, y)| {
+                DashedPathElement::new([(x, y), (x + LEGEND_LINE, y)], dash, gap, style)
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Draws panels in rows into a PNG file, each row of the same number.
+pub(crate) fn draw(path: &Path, size: (u32, u32), title: &str, rows: &[Vec<Panel>]) -> Result<()> {
+    let area = open(path, size)?;
+    let below = if title.is_empty() { area.clone() } else { area.titled(title, (FONT, 30).into_font().color(&TEXT))? };
+    let columns = rows.first().map_or(1, Vec::len);
+    let parts = below.split_evenly((rows.len(), columns));
+    for (panel, part) in rows.iter().flatten().zip(&parts) {
+        panel.draw(part)?;
+    }
+    area.present()?;
+    Ok(())
+}
