@@ -6,12 +6,15 @@
 mod canvas;
 #[path = "../train_lm/corpus.rs"]
 mod corpus;
+mod diagnosis;
 #[path = "../common/files.rs"]
 mod files;
+mod fisher;
 mod log;
 #[path = "../train_lm/model.rs"]
 mod model;
 mod output;
+mod page;
 mod plan;
 mod plot;
 mod progress;
@@ -38,6 +41,8 @@ use progress::Progress;
 use results::Results;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use task::Task as _;
+use variant::{BASELINE, FADAM};
 
 /// Compare FAdam, its parts and its peers on small real tasks: learning rates tuned alike, several seeds.
 #[derive(Parser)]
@@ -54,6 +59,10 @@ struct Options {
     /// A file, or a folder with text files, for the language model
     #[arg(long, value_name = "PATH")]
     corpus: Option<PathBuf>,
+
+    /// A Markdown page whose tables, each between `<!-- table: NAME -->` and `<!-- end -->`, are written anew
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
 
     /// The folder for runs, tables and plots. Runs that are there are not done again
     #[arg(long, value_name = "DIR", default_value = "target/ablation")]
@@ -85,16 +94,49 @@ fn run(options: &Options) -> Result<()> {
     let plan = Plan { tasks: &tasks, variants: &variants, minutes: options.minutes };
     let output = Output::open(&options.out)?;
     let mut log = Log::open(&output.path(RUNS))?;
+    println!("runs      {} in all, kept in {}", plan.runs(), output.path(RUNS).display());
+
     let mut progress = Progress::new(plan.runs())?;
     let results = Results::collect(&plan, threads, &mut log, &mut progress)?;
-    let found = progress.finish();
-    println!("{} runs, {found} of them found in {}", plan.runs(), output.path(RUNS).display());
+    progress.finish();
     log.finish(&results.specs)?;
-    for (name, table) in table::all(&plan, &results)? {
-        println!("\n{name}\n\n{table}");
-    }
+    let mut tables = table::all(&plan, &results)?;
     for (name, plot) in plot::PLOTS {
         output.write(name, |path| plot(&plan, &results, path))?;
     }
+    tables.push(("diagnosis".to_owned(), diagnosis(&plan, &results, &output)?));
+    if let Some(table) = fisher(&plan, &results, &output)? {
+        tables.push(("fisher".to_owned(), table));
+    }
+    output.write("tables.md", |path| Ok(std::fs::write(path, table::page(&tables))?))?;
+    if let Some(page) = &options.page {
+        page::fill(page, &tables)?;
+        println!("wrote {}", page.display());
+    }
+    println!("\n{}", table::headline(&tables));
     Ok(())
+}
+
+/// Watches FAdam on the first task.
+fn diagnosis(plan: &Plan<'_>, results: &Results, output: &Output) -> Result<String> {
+    let task = &*plan.tasks[0];
+    let lr = results.row(0, FADAM)?.lr;
+    let found = diagnosis::diagnose(task, plan.variant(FADAM)?, lr, plan.steps(task))?;
+    output.write("diagnosis.csv", |path| Ok(std::fs::write(path, found.csv())?))?;
+    output.write("diagnosis.png", |path| found.plot(path))?;
+    Ok(found.table())
+}
+
+/// Compares the Fisher and its empirical stand-in, where both ways to learn the pixels are among the tasks.
+fn fisher(plan: &Plan<'_>, results: &Results, output: &Output) -> Result<Option<String>> {
+    let [ink, bins] = tasks::pixels()?;
+    let mut found = Vec::new();
+    for (pixels, label) in [(&ink, "as a number (ink)"), (&bins, "as a level (bins)")] {
+        let Some(task) = plan.tasks.iter().position(|task| task.name() == pixels.name()) else { return Ok(None) };
+        let (variant, lr) = (plan.variant(BASELINE)?, results.row(task, BASELINE)?.lr);
+        let case = fisher::Case { pixels, label, variant, lr, steps: plan.steps(&*plan.tasks[task]) };
+        found.push(fisher::measure(&case)?);
+    }
+    output.write("fisher.png", |path| fisher::plot(&found, path))?;
+    Ok(Some(fisher::table(&found)))
 }

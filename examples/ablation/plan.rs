@@ -1,10 +1,12 @@
 //! Which runs there are. Steps follow from the budget alone, never from a clock, so the same command gives the same numbers
 //! on a slow machine, too.
 
+use crate::corpus::fnv1a;
 use crate::run::{Outcome, Spec};
 use crate::task::Task;
 use crate::variant::{SWEEPS, Variant};
 use crate::work::Job;
+use anyhow::{Context, Result};
 
 /// Peak learning rates that are tried, the same for each optimizer.
 pub(crate) const LEARNING_RATES: [f64; 7] = [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128];
@@ -33,6 +35,11 @@ impl<'a> Plan<'a> {
     pub(crate) fn cells(&self) -> Vec<Cell<'a>> {
         let cells = |task| self.variants.iter().map(move |variant| Cell { task, variant });
         (0..self.tasks.len()).flat_map(cells).collect()
+    }
+
+    /// The optimizer of this name.
+    pub(crate) fn variant(&self, name: &str) -> Result<&'a Variant> {
+        self.variants.iter().find(|variant| variant.name == name).context("there is no such optimizer")
     }
 
     /// Of a run.
@@ -72,7 +79,7 @@ impl<'a> Plan<'a> {
             seed,
             steps: self.steps(task),
             test,
-            settings: format!("{}; {}", task.about(), variant.settings()),
+            settings: format!("{:016x}", fnv1a(&[task.about().as_bytes(), variant.settings().as_bytes()])),
         };
         Job { task, variant, spec }
     }

@@ -65,11 +65,10 @@ impl Progress {
         }
     }
 
-    /// How many runs were there already.
-    pub(crate) fn finish(&self) -> usize {
+    pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.finish();
         }
-        self.found
+        println!("{} of {} runs were there already", self.found, self.runs);
     }
 }

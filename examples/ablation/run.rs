@@ -4,8 +4,8 @@ use crate::random::generator;
 use crate::task::{Model, Part, Task};
 use crate::variant::Variant;
 use anyhow::Result;
-use fadam::Schedule;
 use fadam::candle::Optimizer;
+use fadam::{Builder, Schedule};
 use serde::{Deserialize, Serialize};
 
 /// The part of the steps in which the learning rate rises to its peak; from there it falls to 0 along a cosine.
@@ -25,7 +25,7 @@ pub(crate) struct Spec {
     pub(crate) steps: usize,
     /// Whether the test data are looked at, too.
     pub(crate) test: bool,
-    /// All else: the data, the optimizer's settings.
+    /// Of all else, a hash: the task's description, the optimizer's settings.
     pub(crate) settings: String,
 }
 
@@ -49,11 +49,18 @@ impl Outcome {
 
 /// The optimizer of a run.
 pub(crate) fn optimizer(model: &dyn Model, variant: &Variant, lr: f64, steps: usize) -> Result<Optimizer> {
+    Ok(Optimizer::from_varmap(model.weights(), builder(model, variant, lr, steps))?)
+}
+
+/// The same, with norms and how the coordinates lie in its reports. The steps have the same bits.
+pub(crate) fn watched_optimizer(model: &dyn Model, variant: &Variant, lr: f64, steps: usize) -> Result<Optimizer> {
+    Ok(Optimizer::from_varmap(model.weights(), builder(model, variant, lr, steps).norms(true))?)
+}
+
+fn builder(model: &dyn Model, variant: &Variant, lr: f64, steps: usize) -> Builder {
     let elements = model.weights().all_vars().iter().map(|var| var.elem_count()).sum();
     let warm_up = (steps as f64 * WARM_UP) as u64;
-    let builder =
-        variant.builder(lr, elements).schedule(Schedule::cosine(warm_up, steps as u64, 0.0));
-    Ok(Optimizer::from_varmap(model.weights(), builder)?)
+    variant.builder(lr, elements).schedule(Schedule::cosine(warm_up, steps as u64, 0.0))
 }
 
 /// Trains.

@@ -8,6 +8,9 @@ use crate::variant::{BASELINE, CORRECTIONS, SWEEPS, Sweep};
 use anyhow::Result;
 use std::fmt::Write;
 
+/// Changes above this many per cent are as good as a run that failed.
+const ABSURD: f64 = 100.0;
+
 /// Rows of cells; the first row is the heading.
 type Cells = Vec<Vec<String>>;
 
@@ -15,6 +18,7 @@ type Cells = Vec<Vec<String>>;
 pub(crate) fn all(plan: &Plan<'_>, results: &Results) -> Result<Vec<(String, String)>> {
     let mut tables = vec![
         ("tasks".to_owned(), markdown(&tasks(plan)?)),
+        ("optimizers".to_owned(), markdown(&optimizers(plan))),
         ("effects".to_owned(), markdown(&effects(plan, results)?)),
         ("corrections".to_owned(), markdown(&corrections(plan, results)?)),
         ("rates".to_owned(), markdown(&rates(plan, results)?)),
@@ -24,6 +28,16 @@ pub(crate) fn all(plan: &Plan<'_>, results: &Results) -> Result<Vec<(String, Str
         tables.push((format!("results {}", task.name()), markdown(&of_task(plan, results, index)?)));
     }
     Ok(tables)
+}
+
+/// All tables, one after the other.
+pub(crate) fn page(tables: &[(String, String)]) -> String {
+    tables.iter().map(|(name, table)| format!("## {name}\n\n{table}\n")).collect()
+}
+
+/// The one to look at first.
+pub(crate) fn headline(tables: &[(String, String)]) -> &str {
+    tables.iter().find(|table| table.0 == "effects").map_or("", |table| &table.1)
 }
 
 fn markdown(cells: &Cells) -> String {
@@ -53,10 +67,17 @@ fn tasks(plan: &Plan<'_>) -> Result<Cells> {
     Ok(cells)
 }
 
+fn optimizers(plan: &Plan<'_>) -> Cells {
+    let mut cells = vec![["optimizer", "settings"].map(str::to_owned).to_vec()];
+    cells.extend(plan.variants.iter().map(|variant| vec![variant.name.clone(), variant.settings()]));
+    cells
+}
+
 /// A change in per cent; bold where 0 lies outside its interval.
 fn change(change: Option<Estimate>) -> String {
     match change {
         Some(Estimate { mean: 0.0, half_width: 0.0 }) => "the same bits".to_owned(),
+        Some(found) if found.mean > ABSURD => format!("more than +{ABSURD}"),
         Some(found) if found.is_certain() => format!("**{:+.2}** ± {:.2}", found.mean, found.half_width),
         Some(found) => format!("{:+.2} ± {:.2}", found.mean, found.half_width),
         None => "a run failed".to_owned(),

@@ -32,7 +32,7 @@ pub(crate) struct Variant {
     pub(crate) name: String,
     algorithm: Algorithm,
     /// κ/√N of FAdam.
-    kappa: Option<f64>,
+    pub(crate) kappa: Option<f64>,
     /// Clips gradients, not the natural gradient.
     max_grad_norm: Option<f64>,
 }
@@ -65,10 +65,30 @@ impl Variant {
         }
     }
 
-    /// All settings but the learning rate, for the record.
+    /// All settings but the learning rate, in words.
     pub(crate) fn settings(&self) -> String {
-        let Self { algorithm, kappa, max_grad_norm, .. } = self;
-        format!("{algorithm:?}, kappa/sqrt(N) {kappa:?}, max_grad_norm {max_grad_norm:?}")
+        let mut words = match self.algorithm {
+            Algorithm::Adam(Adam { betas, eps, weight_decay, .. }) => {
+                format!("AdamW, β {betas:?}, ε {eps:e}, λ {weight_decay}")
+            }
+            Algorithm::FAdam(FAdam { betas, eps0, eps_decay, weight_decay, decay_cap, .. }) => {
+                let cap = decay_cap.map(|cap| format!(" (ηλ/d ≤ {cap})")).unwrap_or_default();
+                format!("FAdam, β {betas:?}, ε0 {eps0:e}, λ_ε {eps_decay}, λ {weight_decay:e}{cap}")
+            }
+            Algorithm::FisherAdam(FisherAdam { betas, eps, eps2, clip, weight_decay, .. }) => {
+                let or_none = |x| if x == NEVER { "∞".to_owned() } else { format!("{x}") };
+                let (eps2, clip) = (or_none(eps2), or_none(clip));
+                format!("FisherAdam, β {betas:?}, ε {eps:e}, ε2 {eps2}, c {clip}, λ {weight_decay}")
+            }
+            other => format!("{other:?}"),
+        };
+        if let Some(kappa) = self.kappa {
+            words += &format!(", κ {kappa}·√N");
+        }
+        if let Some(norm) = self.max_grad_norm {
+            words += &format!(", max_grad_norm {norm}");
+        }
+        words
     }
 }
 

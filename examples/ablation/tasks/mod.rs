@@ -10,7 +10,7 @@ mod vqvae;
 use crate::corpus::Corpus;
 use crate::task::Task;
 use anyhow::{Result, bail};
-pub(crate) use pixels::{Pixels, Target};
+pub(crate) use pixels::{Guesser, Pixels, Target};
 
 /// Those of these names, or all, in the order of the report.
 ///
@@ -33,4 +33,10 @@ pub(crate) fn some(corpus: Corpus, names: Option<&[String]>) -> Result<Vec<Box<d
         tasks.retain(|task| names.iter().any(|name| name == task.name()));
     }
     Ok(tasks)
+}
+
+/// The last two tasks by themselves: as a number, and as levels.
+pub(crate) fn pixels() -> Result<[Pixels; 2]> {
+    let images = images::load()?;
+    Ok([Target::Ink, Target::Bins].map(|target| Pixels::new(&images, target)))
 }

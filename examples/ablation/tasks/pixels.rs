@@ -169,6 +169,19 @@ impl Guesser<'_> {
         })
     }
 
+    /// The same for targets that are drawn from what the network says. Of ink, they lie 1 above: that has the gradient's square
+    /// that a normal distribution with variance 1 has in the mean.
+    pub(crate) fn own_mismatch(&self, said: &Tensor, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+        Ok(match self.task.target {
+            Target::Ink => ((said - (said + 1.0)?.detach())?.sqr()?.mean_all()? * 0.5)?,
+            Target::Bins => {
+                let rows = candle_nn::ops::softmax(said, D::Minus1)?.to_vec2::<f32>()?;
+                let levels: Vec<u32> = rows.iter().map(|row| draw(row, rng)).collect();
+                loss::cross_entropy(said, &Tensor::new(levels, &Device::Cpu)?)?
+            }
+        })
+    }
+
     /// The ink that it expects, in levels.
     fn mean(&self, said: &Tensor) -> Result<Tensor> {
         Ok(match self.task.target {
@@ -201,4 +214,14 @@ impl Model for Guesser<'_> {
         let error = (self.mean(&said)? - truth)?.sqr()?.mean_all()?;
         Ok(vec![scalar(&self.mismatch(&said, levels)?)?, scalar(&error)?.sqrt()])
     }
+}
+
+/// A level, by its probability.
+fn draw(probabilities: &[f32], rng: &mut ChaCha8Rng) -> u32 {
+    let mut left = index(rng, 1 << 24) as f32 / (1 << 24) as f32;
+    let level = probabilities.iter().position(|probability| {
+        left -= probability;
+        left < 0.0
+    });
+    level.unwrap_or(probabilities.len() - 1) as u32 // rounding may leave a rest
 }

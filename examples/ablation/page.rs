@@ -1,0 +1,33 @@
+//! A page that has tables of this program in it, between two comments: `<!-- table: NAME -->` and `<!-- end -->`.
+
+use crate::files;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::Path;
+
+const BEGIN: &str = "<!-- table: ";
+const END: &str = "<!-- end -->";
+
+/// Writes the tables into the page, in place of what stands there.
+///
+/// # Errors
+/// A name that no table has, or a beginning without an end; then nothing has changed.
+pub(crate) fn fill(path: &Path, tables: &[(String, String)]) -> Result<()> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let filled = filled(&text, tables).with_context(|| path.display().to_string())?;
+    files::write(path, |path| Ok(fs::write(path, filled)?))
+}
+
+fn filled(text: &str, tables: &[(String, String)]) -> Result<String> {
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some((before, from_name)) = rest.split_once(BEGIN) {
+        let named = from_name.split_once(" -->").and_then(|(name, after)| Some((name, after.split_once(END)?.1)));
+        let Some((name, after)) = named else { bail!("a table has no end") };
+        let Some((_, table)) = tables.iter().find(|table| table.0 == name) else { bail!("there is no table {name}") };
+        filled.push_str(&format!("{before}{BEGIN}{name} -->\n\n{table}\n{END}"));
+        rest = after;
+    }
+    filled.push_str(rest);
+    Ok(filled)
+}
