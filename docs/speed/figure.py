@@ -35,7 +35,7 @@ LINES = [
     ("PyTorch, default", "adamw", "torch"),
     ("optax, jit", "adamw", "optax"),
     ("candle-nn", "adamw", "candle"),
-    "AdamW after clipping by the global norm",
+    "AdamW, clipped gradients",
     ("fadam, and a finite check", "clip", "fadam"),
     ("PyTorch, fused=True", "clip", "torch_fused"),
     ("optax, jit", "clip", "optax"),
@@ -54,16 +54,16 @@ SHAPES = {
 def draw(rows, path):
     found = {(row["job"], row["library"], row["shape"]): row for row in rows}
     plt.rcParams.update({"font.family": "DejaVu Sans", "font.size": 8.5, "text.color": INK, "axes.edgecolor": "#999999"})
-    fig, panels = plt.subplots(1, len(SHAPES), figsize=(8, 5.2), sharex=True, sharey=True)
+    fig, panels = plt.subplots(1, len(SHAPES), figsize=(8, 5.3), sharex=True, sharey=True)
     for panel, (shape, title) in zip(panels, SHAPES.items()):
         bars(panel, shape, found)
         panel.set_title(title, fontsize=8.5, loc="left", linespacing=1.3)
     labels(panels[0])
-    fig.suptitle(finding(found), x=0.012, y=0.985, ha="left", fontsize=11.5, fontweight="bold")
+    fig.suptitle(finding(found), x=0.012, y=0.985, ha="left", fontsize=11.5, fontweight="bold", linespacing=1.25)
     row = rows[0]
-    fig.text(0.012, 0.925, subtitle(row), fontsize=8, color="#555555", va="top", linespacing=1.35)
-    fig.supxlabel("share of the bandwidth that the same reads and writes reach without arithmetic, %", fontsize=8.5, x=0.64, y=0.015)
-    fig.subplots_adjust(left=0.265, right=0.985, top=0.78, bottom=0.095, wspace=0.06)
+    fig.text(0.012, 0.895, subtitle(row), fontsize=8, color="#555555", va="top")
+    fig.supxlabel("share of the bandwidth that the same reads and writes reach without arithmetic, %", fontsize=8.5, x=0.625, y=0.012)
+    fig.subplots_adjust(left=0.265, right=0.985, top=0.775, bottom=0.09, wspace=0.06)
     # Metadata would name matplotlib's version.
     fig.savefig(path, dpi=200, facecolor="white", metadata={"Software": None})
     print(f"wrote {path}")
@@ -97,7 +97,7 @@ def bars(panel, shape, found):
         text = f"{share['median']:.0f}" if share["median"] >= 9.5 else f"{share['median']:.1f}"
         weight = dict(fontweight="bold", color=OURS_TEXT) if ours else {}
         panel.text(max(share["max"], share["median"]) + 2.5, y, text, va="center", fontsize=8, **weight)
-    panel.set_xlim(0, 128)
+    panel.set_xlim(0, 1.22 * max(100, *(100 * row["share"]["max"] for row in found.values())))  # room for the number
     panel.set_xticks([0, 25, 50, 75, 100])
     panel.set_ylim(len(LINES) - 0.4, -0.7)
     panel.tick_params(length=0, colors="#555555", labelsize=8)
@@ -115,5 +115,5 @@ def labels(panel):
         text = line if heading else line[0]
         ours = not heading and LIBRARIES[line[2]].ours
         style = dict(fontweight="bold" if heading or ours else "normal", color=OURS_TEXT if ours else INK)
-        x = -0.99 if heading else -0.03
+        x = -1.055 if heading else -0.03
         panel.text(x, y, text, transform=panel.get_yaxis_transform(), ha="left" if heading else "right", va="center", **style)
