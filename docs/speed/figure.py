@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 # Of Okabe and Ito's palette, whose colours the colour-blind tell apart.
-OURS, OURS_TEXT, THEIRS, INK = "#0072B2", "#005A8E", "#BBBBBB", "#222222"
+OURS, OURS_TEXT, THEIRS, INK, GREY = "#0072B2", "#005A8E", "#BBBBBB", "#222222", "#555555"
 
 
 @dataclass(frozen=True)
@@ -39,31 +39,33 @@ LINES = [
     ("fadam, and a finite check", "clip", "fadam"),
     ("PyTorch, fused=True", "clip", "torch_fused"),
     ("optax, jit", "clip", "optax"),
-    "FAdam and Fisher Adam",
-    ("fadam: FAdam, κ finite", "fadam", "fadam"),
-    ("fadam: Fisher Adam", "fisher_adam", "fadam"),
-    ("pytorch_optimizer: the same", "fisher_adam", "pytorch_optimizer"),
+    "FAdam, κ finite",
+    ("fadam", "fadam", "fadam"),
+    "Fisher Adam",
+    ("fadam", "fisher_adam", "fadam"),
+    ("pytorch_optimizer", "fisher_adam", "pytorch_optimizer"),
 ]
 SHAPES = {
-    "1048576": "2²⁰ parameters\nin cache",
-    "16777216": "2²⁴ parameters\nin memory",
-    "gpt2": "GPT-2, 124M in 148 tensors\nin memory",
+    "1048576": ("2²⁰ parameters", "in cache"),
+    "16777216": ("2²⁴ parameters", "in memory"),
+    "gpt2": ("GPT-2: 124M in 148 tensors", "in memory"),
 }
 
 
 def draw(rows, path):
     found = {(row["job"], row["library"], row["shape"]): row for row in rows}
     plt.rcParams.update({"font.family": "DejaVu Sans", "font.size": 8.5, "text.color": INK, "axes.edgecolor": "#999999"})
-    fig, panels = plt.subplots(1, len(SHAPES), figsize=(8, 5.3), sharex=True, sharey=True)
-    for panel, (shape, title) in zip(panels, SHAPES.items()):
+    fig, panels = plt.subplots(1, len(SHAPES), figsize=(8, 5.5), sharex=True, sharey=True)
+    for panel, (shape, (title, place)) in zip(panels, SHAPES.items()):
         bars(panel, shape, found)
-        panel.set_title(title, fontsize=8.5, loc="left", linespacing=1.3)
+        panel.text(0, 1.05, title, transform=panel.transAxes, fontweight="bold")
+        panel.text(0, 1.01, place, transform=panel.transAxes, color=GREY)
     labels(panels[0])
     fig.suptitle(finding(found), x=0.012, y=0.985, ha="left", fontsize=11.5, fontweight="bold", linespacing=1.25)
     row = rows[0]
-    fig.text(0.012, 0.895, subtitle(row), fontsize=8, color="#555555", va="top")
+    fig.text(0.012, 0.9, subtitle(row), fontsize=8, color=GREY, va="top")
     fig.supxlabel("share of the bandwidth that the same reads and writes reach without arithmetic, %", fontsize=8.5, x=0.625, y=0.012)
-    fig.subplots_adjust(left=0.265, right=0.985, top=0.775, bottom=0.09, wspace=0.06)
+    fig.subplots_adjust(left=0.265, right=0.985, top=0.79, bottom=0.09, wspace=0.06)
     # Metadata would name matplotlib's version.
     fig.savefig(path, dpi=200, facecolor="white", metadata={"Software": None})
     print(f"wrote {path}")
@@ -81,11 +83,12 @@ def finding(found):
 
 
 def subtitle(row):
-    return f"CPU, f32, {row['threads']} threads on {row['cpu'].split(',')[0]}; median of {row['rounds']} rounds, whiskers from the least to the greatest"
+    place = f"CPU, f32, {row['threads']} threads on {row['cpu'].split(',')[0]}"
+    return f"{place}; median of {row['rounds']} rounds, whiskers from the least to the greatest"
 
 
 def bars(panel, shape, found):
-    panel.axvline(100, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    panel.axvline(100, color=GREY, linewidth=0.9, zorder=0.8)
     for y, line in enumerate(LINES):
         if isinstance(line, str):
             continue
@@ -96,11 +99,12 @@ def bars(panel, shape, found):
         panel.plot([share["min"], share["max"]], [y, y], color=INK, linewidth=0.9, solid_capstyle="butt")
         text = f"{share['median']:.0f}" if share["median"] >= 9.5 else f"{share['median']:.1f}"
         weight = dict(fontweight="bold", color=OURS_TEXT) if ours else {}
-        panel.text(max(share["max"], share["median"]) + 2.5, y, text, va="center", fontsize=8, **weight)
+        behind = dict(facecolor="white", edgecolor="none", pad=0.8)  # so that no line crosses the number
+        panel.text(share["max"] + 3, y, text, va="center", fontsize=8, bbox=behind, **weight)
     panel.set_xlim(0, 1.22 * max(100, *(100 * row["share"]["max"] for row in found.values())))  # room for the number
     panel.set_xticks([0, 25, 50, 75, 100])
     panel.set_ylim(len(LINES) - 0.4, -0.7)
-    panel.tick_params(length=0, colors="#555555", labelsize=8)
+    panel.tick_params(length=0, colors=GREY, labelsize=8)
     panel.set_axisbelow(True)
     panel.grid(axis="x", color="#E6E6E6", linewidth=0.7)
     for side in ("top", "right", "bottom"):
@@ -115,5 +119,5 @@ def labels(panel):
         text = line if heading else line[0]
         ours = not heading and LIBRARIES[line[2]].ours
         style = dict(fontweight="bold" if heading or ours else "normal", color=OURS_TEXT if ours else INK)
-        x = -1.055 if heading else -0.03
-        panel.text(x, y, text, transform=panel.get_yaxis_transform(), ha="left" if heading else "right", va="center", **style)
+        x, side = (-1.055, "left") if heading else (-0.03, "right")
+        panel.text(x, y, text, transform=panel.get_yaxis_transform(), ha=side, va="center", **style)

@@ -55,7 +55,7 @@ def gpt2():
 SHAPES = {"1048576": [1 << 20], "16777216": [1 << 24], "gpt2": gpt2()}
 
 
-# ---------------------------------------------------------------- turns: each yields (job, library, seconds, ceiling or None)
+# ---------------------------------------------------------------- turns: each yields (job, library, seconds, throughput's row or None)
 
 
 class Peers:
