@@ -102,7 +102,7 @@ def bars(panel, shape, found):
         behind = dict(facecolor="white", edgecolor="none", pad=0.8)  # so that no line crosses the number
         panel.text(share["max"] + 3, y, text, va="center", fontsize=8, bbox=behind, **weight)
     panel.set_xlim(0, 1.22 * max(100, *(100 * row["share"]["max"] for row in found.values())))  # room for the number
-    panel.set_xticks([0, 25, 50, 75, 100])
+    panel.set_xticks([0, 50, 100])
     panel.set_ylim(len(LINES) - 0.4, -0.7)
     panel.tick_params(length=0, colors=GREY, labelsize=8)
     panel.set_axisbelow(True)

@@ -29,6 +29,7 @@ import tomllib
 from collections import defaultdict
 from pathlib import Path
 
+sys.dont_write_bytecode = True  # no __pycache__ among the documents
 import figure
 
 HERE = Path(__file__).resolve().parent
