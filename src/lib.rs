@@ -165,7 +165,7 @@ pub use fisher::{EmpiricalFisher, FisherPower, natural_gradient_step};
 pub use loss_scale::LossScale;
 pub use norm::global_norm;
 pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
-pub use report::{Norms, Report};
+pub use report::{Coordinates, Norms, Report};
 pub use schedule::Schedule;
 pub use state::Loaded;
 pub use storage::{Master, Rounding, join};

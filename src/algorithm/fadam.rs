@@ -1,6 +1,6 @@
 use super::{check_betas, mix_flags, moments, non_negative, non_negative_f32, positive};
 use crate::Error;
-use crate::args::{self, FAdamHyper, FAdamStep, Progress};
+use crate::args::{self, FAdamHyper, FAdamScalars, FAdamStep, FAdamThresholds, Progress};
 
 /// FAdam: Adam seen as natural gradient descent with a diagonal empirical Fisher.
 ///
@@ -109,13 +109,20 @@ impl FAdam {
 
 impl FAdamHyper {
     /// The scalars of one step; `grad_scale` is clip coefficient / grad_scale, and `progress` counts this step.
-    pub(crate) fn step(&self, progress: &Progress, grad_scale: f64) -> FAdamStep {
+    pub(crate) fn step(&self, progress: &Progress, grad_scale: f64) -> FAdamScalars {
         let eps = self.eps0 / (1.0 + self.eps_decay * progress.step as f64);
-        FAdamStep {
-            moments: moments((self.beta1, self.beta2), eps, grad_scale, progress, self.flags),
-            neg_lr: -self.lr as f32,
-            weight_decay: self.weight_decay as f32,
-            decay_cap: (self.decay_cap / self.lr) as f32,
+        let limit = if self.flags & args::FADAM_DECAY_CAP != 0 { self.decay_cap } else { 1.0 };
+        FAdamScalars {
+            step: FAdamStep {
+                moments: moments((self.beta1, self.beta2), eps, grad_scale, progress, self.flags),
+                neg_lr: -self.lr as f32,
+                weight_decay: self.weight_decay as f32,
+                decay_cap: (self.decay_cap / self.lr) as f32,
+            },
+            thresholds: FAdamThresholds {
+                eps: [2.0, 10.0, 100.0, 1000.0].map(|multiple| (multiple * eps) as f32),
+                limit: [1.0, 10.0, 100.0].map(|part| (limit / (part * self.lr)) as f32),
+            },
         }
     }
 }
