@@ -427,6 +427,11 @@ fn what_is_made_up_anew_without_a_change_is_taken() {
     let bytes = good(&mut model(), "unchanged");
     let mut victim = Victim::new();
     victim.model.optimizer.load_from(&mut Cursor::new(Craft::new(&bytes).finish())).unwrap();
+    // And what was written before κ was counted.
+    let older = Craft::new(&bytes).document("counters", |counters| {
+        counters.as_object_mut().unwrap().remove("clipped_updates").unwrap();
+    });
+    victim.model.optimizer.load_from(&mut Cursor::new(older.finish())).unwrap();
 }
 
 // ---- at random ----
