@@ -365,6 +365,11 @@ fn cases() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "more skipped steps",
         ),
         (
+            "counters_contradict_kappa",
+            craft().document("counters", |c| c["clipped_updates"] = json!(2)).finish(),
+            "clipped updates than steps",
+        ),
+        (
             "checksum_other",
             craft().document("checksums", |c| c["exp_avg/p0"] = json!("00000000")).finish(),
             "`exp_avg/p0` is damaged",

@@ -231,7 +231,7 @@ fn counters(value: Value) -> Result<Counters, Fault> {
     };
     fields.finish()?;
     if counters.skipped_steps + counters.clipped_updates > counters.step {
-        return wrong("it counts more skipped and clipped steps than steps");
+        return wrong("it counts more skipped steps and clipped updates than steps");
     }
     Ok(counters)
 }
