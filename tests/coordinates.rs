@@ -138,6 +138,25 @@ fn whatever_is_kept() {
     }
 }
 
+/// More chunks than a warp has threads, and more tensors than a block has warps.
+#[test]
+fn of_many() {
+    let fadam = FAdam { lr: 0.01, eps0: 1e-6, weight_decay: 0.01, ..FAdam::default() };
+    for lengths in [vec![140_000], (0..100).collect()] {
+        let gradients: Vec<_> = lengths.iter().map(|&len| spread(len, len as u64)).collect();
+        let views: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+        let mut model = Model::built(Optimizer::builder(fadam).norms(true), &views);
+        let report = model.step(&views);
+        let mut all = (lengths.iter().sum::<usize>() as u64, [0; 4], [0; 3]);
+        for i in 0..lengths.len() {
+            let (near_eps, near_limit) = recount(&fadam, &model.state(i), fadam.weight_decay, fadam.lr);
+            add(&mut all.1, near_eps);
+            add(&mut all.2, near_limit);
+        }
+        assert_eq!(parts(report.coordinates.unwrap()), all);
+    }
+}
+
 /// One step in which d = |g| + ε, as β2 = 0.
 fn one_step(fadam: FAdam, gradient: &[f32]) -> (u64, [u64; 4], [u64; 3]) {
     let fadam = FAdam { betas: (0.0, 0.0), ..fadam };

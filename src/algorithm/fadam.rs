@@ -41,13 +41,15 @@ pub struct FAdam {
     /// λ_ε, how fast ε shrinks, finite and ≥ 0. Default 0: ε_t = ε0.
     pub eps_decay: f64,
     /// κ, the largest ‖Δ‖₂ over all parameters of a step, > 0. Default `None`: ∞, and no norm is computed.
-    /// ‖Δ‖₂ grows as √N; an RMS(Δ) of 0.2 to 0.4 is usual in steady training.
+    /// ‖Δ‖₂ grows as √N; an RMS(Δ) of 0.2 to 0.4 is usual in steady training. How often it fires is
+    /// [`Report::clipped_updates`](crate::Report::clipped_updates).
     pub kappa: Option<f64>,
     /// λ of the Riemannian decay, finite and ≥ 0. Default 0.
     ///
     /// **Hazard.** The decay multiplies θ by 1 − ηλ/d, which diverges where d < ηλ/2. A coordinate that never receives
     /// a gradient has d = ε_t, so with ε0 = 1e-8 almost any λ throws it away. Set [`decay_cap`](Self::decay_cap), or
-    /// give such parameters a group of their own with λ = 0. (λ/d itself must lie within f32's range, even with η = 0:
+    /// give such parameters a group of their own with λ = 0; how many there are is
+    /// [`Coordinates::near_decay_limit`](crate::Coordinates::near_decay_limit). (λ/d itself must lie within f32's range, even with η = 0:
     /// with ε0 > 1e-37 it does.)
     pub weight_decay: f64,
     /// The largest ηλ/d, > 0. Default `None`: the exact formulation. 0.1, say, lets no coordinate shrink by more than
