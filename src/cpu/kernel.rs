@@ -119,7 +119,6 @@ pub(super) const COUNTS: usize = (FADAM_NEAR_EPS + FADAM_NEAR_DECAY_LIMIT) as us
 pub(super) type Counts = [u16; COUNTS];
 
 /// What comes of one chunk.
-#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Found {
     pub(super) sums: Sums,
     pub(super) counts: Counts,
@@ -277,20 +276,21 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
             }
             start += part.len;
         }
-        let mut found = Found::default();
+        let mut sums = [0.0; 3];
         for slot in 0..3 {
             if K::SUMS[slot] {
-                found.sums[slot] = fold::<S>(lanes[slot]);
+                sums[slot] = fold::<S>(lanes[slot]);
             }
         }
+        let mut of_chunk = Counts::default();
         if K::COUNTS {
             let padding = (chunk.len.next_multiple_of(LANES) - chunk.len) as u16;
             let counted = counts.map(count::<S>).into_iter().zip(kernel.counts_of_zeros());
-            for (into, (all, of_zeros)) in found.counts.iter_mut().zip(counted) {
+            for (into, (all, of_zeros)) in of_chunk.iter_mut().zip(counted) {
                 *into = all as u16 - padding * of_zeros;
             }
         }
-        found
+        Found { sums, counts: of_chunk }
     }
 }
 
