@@ -77,6 +77,14 @@ struct FAdamStep {
     float decay_cap; /* decay_cap / lr, against weight_decay / d */
 };
 
+/* What FAdam's coordinates are counted against: see Coordinates. */
+#define FADAM_NEAR_EPS 4u
+#define FADAM_NEAR_DECAY_LIMIT 3u
+struct FAdamThresholds {
+    float eps[FADAM_NEAR_EPS];           /* for d */
+    float limit[FADAM_NEAR_DECAY_LIMIT]; /* for weight_decay / d */
+};
+
 struct FisherAdamStep {
     float grad_scale;
     float exp_avg_mix;
@@ -134,6 +142,12 @@ struct Settings {
     unsigned int counts_skipped;          /* the schedule advances in a skipped step, too */
 };
 
+/* The scalars of a FAdam step, and with FADAM_NORMS what its coordinates are counted against. */
+struct FAdamScalars {
+    struct FAdamStep step;
+    struct FAdamThresholds thresholds;
+};
+
 /* The scalars of a FisherAdam step, and what its sums have decided so far. */
 struct FisherAdamScalars {
     struct FisherAdamStep step;
@@ -141,11 +155,25 @@ struct FisherAdamScalars {
     struct FisherAdamClip clip;
 };
 
+/* How coordinates lay in a step: of FAdam, with FADAM_NORMS. */
+struct Coordinates {
+    unsigned long long count;
+    unsigned long long near_eps[FADAM_NEAR_EPS];                 /* of these, d below each threshold */
+    unsigned long long near_decay_limit[FADAM_NEAR_DECAY_LIMIT]; /* weight_decay / d above each */
+};
+
+/* The same of one chunk, two counts a word: the first and the third, the second and the fourth. */
+struct ChunkCounts {
+    unsigned int near_eps[2];
+    unsigned int near_decay_limit[2];
+};
+
 /* What the device keeps of one parameter besides its moments: all zeros before its first step. */
 struct Record {
     struct Progress progress;
     double grad_norm, update_norm, parameter_norm; /* of the last step that it took part in, with FADAM_NORMS */
     unsigned long long norms_known;                /* 0 before that */
+    struct Coordinates coordinates;                /* likewise */
 };
 
 /* What a step found out and decided; the host reads it when it likes. */
@@ -164,6 +192,8 @@ struct Control {
     double last_loss_scale;           /* of the last step's; 0: it was not scaled */
     unsigned int failed_parameter;
     unsigned int skipped; /* the last call changed nothing */
+    unsigned long long clipped_updates; /* the steps so far in which kappa has fired */
+    struct Coordinates coordinates;     /* of all tensors of the last step */
 };
 
 /* The argument of every kernel of a step, by value. */
@@ -173,12 +203,13 @@ struct StepArgs {
     unsigned long long chunks;
     unsigned long long settings;    /* Settings */
     unsigned long long hypers;      /* AdamHyper, FAdamHyper or FisherAdamHyper, by group */
-    unsigned long long scalars;     /* AdamStep, FAdamStep or FisherAdamScalars, by task */
+    unsigned long long scalars;     /* AdamStep, FAdamScalars or FisherAdamScalars, by task */
     unsigned long long partials[3]; /* float[chunks]: sums of g^2; of delta^2, n^2 or m^2; of theta^2 or w^2 */
     unsigned long long sums;        /* double[3][task_count], folded from the partials */
     unsigned long long control;     /* Control */
     unsigned long long seed;        /* of stochastic rounding */
     float ema_weight;               /* 1 - decay, of a parameter's new value in its EMA */
+    unsigned long long counts;      /* ChunkCounts[chunks], of FAdam with FADAM_NORMS */
 };
 
 /* The argument of the kernels of fisher.cu, by value. */

@@ -48,11 +48,18 @@ __device__ __forceinline__ Record &record_of(const StepArgs &args, u64 task) {
     return *global<Record>(global<const Task>(args.tasks)[task].record);
 }
 
+/// The chunks of a task, from `begin` up to `end`.
+__device__ __forceinline__ void find_chunks(const StepArgs &args, u64 task, u64 *begin, u64 *end) {
+    const Task *tasks = global<const Task>(args.tasks);
+    *begin = tasks[task].first_chunk;
+    *end = task + 1 < args.task_count ? tasks[task + 1].first_chunk : args.chunks;
+}
+
 /// The sum over each tensor, a warp a tensor, into `sums`. The block must meet at a barrier before it reads them.
 __device__ __forceinline__ void fold_tasks(const StepArgs &args, unsigned int slot) {
-    const Task *tasks = global<const Task>(args.tasks);
     for (u64 i = threadIdx.x / FADAM_WARP; i < args.task_count; i += blockDim.x / FADAM_WARP) {
-        u64 begin = tasks[i].first_chunk, end = i + 1 < args.task_count ? tasks[i + 1].first_chunk : args.chunks;
+        u64 begin, end;
+        find_chunks(args, i, &begin, &end);
         double sum = fold_partials(global<const float>(args.partials[slot]) + begin, end - begin);
         if (threadIdx.x % FADAM_WARP == 0) sums_of(args, slot)[i] = sum;
     }
@@ -163,8 +170,57 @@ __device__ __forceinline__ void keep_gradient_norm(const StepArgs &args, u64 i) 
     record_of(args, i).grad_norm = sqrt(sums_of(args, 0)[i]);
 }
 
+#if FADAM_COORDINATES
+__device__ __forceinline__ void add(Coordinates &sum, const Coordinates &other) {
+    sum.count += other.count;
+#pragma unroll
+    for (unsigned int k = 0; k < FADAM_NEAR_EPS; k++) sum.near_eps[k] += other.near_eps[k];
+#pragma unroll
+    for (unsigned int k = 0; k < FADAM_NEAR_DECAY_LIMIT; k++) sum.near_decay_limit[k] += other.near_decay_limit[k];
+}
+
+/// Coordinates of each tensor, a warp a tensor, and of all, from the counts that a sweep with norms has left.
+__device__ __forceinline__ void keep_coordinates(const StepArgs &args) {
+    const unsigned int counts = FADAM_NEAR_EPS + FADAM_NEAR_DECAY_LIMIT, warp = threadIdx.x / FADAM_WARP;
+    const bool first = threadIdx.x % FADAM_WARP == 0;
+    __shared__ Coordinates totals[FADAM_FINALIZE_THREADS / FADAM_WARP]; // of each warp's tensors
+    if (first) totals[warp] = Coordinates();
+    for (u64 i = warp; i < args.task_count; i += blockDim.x / FADAM_WARP) {
+        u64 begin, end, found[counts] = {};
+        find_chunks(args, i, &begin, &end);
+        for (u64 chunk = begin + threadIdx.x % FADAM_WARP; chunk < end; chunk += FADAM_WARP) {
+            const ChunkCounts &part = global<const ChunkCounts>(args.counts)[chunk];
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_NEAR_EPS; k++) found[k] += part.near_eps[k % 2] >> k / 2 * 16 & 0xffffu;
+#pragma unroll
+            for (unsigned int k = 0; k < FADAM_NEAR_DECAY_LIMIT; k++)
+                found[FADAM_NEAR_EPS + k] += part.near_decay_limit[k % 2] >> k / 2 * 16 & 0xffffu;
+        }
+#pragma unroll
+        for (unsigned int distance = FADAM_WARP / 2; distance > 0; distance /= 2)
+#pragma unroll
+            for (unsigned int k = 0; k < counts; k++)
+                found[k] += __shfl_down_sync(FADAM_WHOLE_WARP, found[k], distance);
+        if (!first) continue;
+        Coordinates &tensor = record_of(args, i).coordinates;
+        tensor.count = global<const Task>(args.tasks)[i].len;
+#pragma unroll
+        for (unsigned int k = 0; k < FADAM_NEAR_EPS; k++) tensor.near_eps[k] = found[k];
+#pragma unroll
+        for (unsigned int k = 0; k < FADAM_NEAR_DECAY_LIMIT; k++) tensor.near_decay_limit[k] = found[FADAM_NEAR_EPS + k];
+        add(totals[warp], tensor);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        Coordinates all = Coordinates();
+        for (unsigned int i = 0; i < blockDim.x / FADAM_WARP; i++) add(all, totals[i]);
+        control_of(args)->coordinates = all;
+    }
+}
+#endif
+
 /// Norms from the sums that a sweep with norms has left: of delta in slot 1, of theta in slot 2 and, where no pass over
-/// the gradients went before, of g in slot 0. One block.
+/// the gradients went before, of g in slot 0; and of FAdam its coordinates. One block.
 extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) keep_norms(StepArgs args) {
     Control &control = *control_of(args);
     if (control.skipped) return;
@@ -172,6 +228,9 @@ extern "C" __global__ void __launch_bounds__(FADAM_FINALIZE_THREADS) keep_norms(
     if (with_gradients) fold_tasks(args, 0);
     fold_tasks(args, 1);
     fold_tasks(args, 2);
+#if FADAM_COORDINATES
+    keep_coordinates(args);
+#endif
     __syncthreads();
     for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {
         Record &record = record_of(args, i);

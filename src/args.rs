@@ -20,6 +20,8 @@ pub const FADAM_RANDOM_EXP_AVG: u32 = 1;
 pub const FADAM_RANDOM_EXP_AVG_SQ: u32 = 2;
 pub const FADAM_RANDOM_PURPOSE_BITS: u32 = 2;
 pub const FADAM_RANDOM_BLOCK: u32 = 8;
+pub const FADAM_NEAR_EPS: u32 = 4;
+pub const FADAM_NEAR_DECAY_LIMIT: u32 = 3;
 pub const FADAM_TASK_VECTOR: u32 = 1;
 pub const FADAM_TASK_BF16_GRADIENT: u32 = 2;
 pub const FADAM_TASK_BF16: u32 = 4;
@@ -176,6 +178,19 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct FAdamThresholds {
+    pub eps: [f32; 4usize],
+    pub limit: [f32; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FAdamThresholds"][::core::mem::size_of::<FAdamThresholds>() - 28usize];
+    ["Alignment of FAdamThresholds"][::core::mem::align_of::<FAdamThresholds>() - 4usize];
+    ["Offset of field: FAdamThresholds::eps"][::core::mem::offset_of!(FAdamThresholds, eps) - 0usize];
+    ["Offset of field: FAdamThresholds::limit"][::core::mem::offset_of!(FAdamThresholds, limit) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct FisherAdamStep {
     pub grad_scale: f32,
     pub exp_avg_mix: f32,
@@ -297,6 +312,20 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct FAdamScalars {
+    pub step: FAdamStep,
+    pub thresholds: FAdamThresholds,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FAdamScalars"][::core::mem::size_of::<FAdamScalars>() - 68usize];
+    ["Alignment of FAdamScalars"][::core::mem::align_of::<FAdamScalars>() - 4usize];
+    ["Offset of field: FAdamScalars::step"][::core::mem::offset_of!(FAdamScalars, step) - 0usize];
+    ["Offset of field: FAdamScalars::thresholds"]
+        [::core::mem::offset_of!(FAdamScalars, thresholds) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct FisherAdamScalars {
     pub step: FisherAdamStep,
     pub damping: FisherAdamDamping,
@@ -313,22 +342,54 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Coordinates {
+    pub count: ::core::ffi::c_ulonglong,
+    pub near_eps: [::core::ffi::c_ulonglong; 4usize],
+    pub near_decay_limit: [::core::ffi::c_ulonglong; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Coordinates"][::core::mem::size_of::<Coordinates>() - 64usize];
+    ["Alignment of Coordinates"][::core::mem::align_of::<Coordinates>() - 8usize];
+    ["Offset of field: Coordinates::count"][::core::mem::offset_of!(Coordinates, count) - 0usize];
+    ["Offset of field: Coordinates::near_eps"][::core::mem::offset_of!(Coordinates, near_eps) - 8usize];
+    ["Offset of field: Coordinates::near_decay_limit"]
+        [::core::mem::offset_of!(Coordinates, near_decay_limit) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct ChunkCounts {
+    pub near_eps: [::core::ffi::c_uint; 2usize],
+    pub near_decay_limit: [::core::ffi::c_uint; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ChunkCounts"][::core::mem::size_of::<ChunkCounts>() - 16usize];
+    ["Alignment of ChunkCounts"][::core::mem::align_of::<ChunkCounts>() - 4usize];
+    ["Offset of field: ChunkCounts::near_eps"][::core::mem::offset_of!(ChunkCounts, near_eps) - 0usize];
+    ["Offset of field: ChunkCounts::near_decay_limit"]
+        [::core::mem::offset_of!(ChunkCounts, near_decay_limit) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct Record {
     pub progress: Progress,
     pub grad_norm: f64,
     pub update_norm: f64,
     pub parameter_norm: f64,
     pub norms_known: ::core::ffi::c_ulonglong,
+    pub coordinates: Coordinates,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Record"][::core::mem::size_of::<Record>() - 64usize];
+    ["Size of Record"][::core::mem::size_of::<Record>() - 128usize];
     ["Alignment of Record"][::core::mem::align_of::<Record>() - 8usize];
     ["Offset of field: Record::progress"][::core::mem::offset_of!(Record, progress) - 0usize];
     ["Offset of field: Record::grad_norm"][::core::mem::offset_of!(Record, grad_norm) - 32usize];
     ["Offset of field: Record::update_norm"][::core::mem::offset_of!(Record, update_norm) - 40usize];
     ["Offset of field: Record::parameter_norm"][::core::mem::offset_of!(Record, parameter_norm) - 48usize];
     ["Offset of field: Record::norms_known"][::core::mem::offset_of!(Record, norms_known) - 56usize];
+    ["Offset of field: Record::coordinates"][::core::mem::offset_of!(Record, coordinates) - 64usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -347,10 +408,12 @@ pub struct Control {
     pub last_loss_scale: f64,
     pub failed_parameter: ::core::ffi::c_uint,
     pub skipped: ::core::ffi::c_uint,
+    pub clipped_updates: ::core::ffi::c_ulonglong,
+    pub coordinates: Coordinates,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Control"][::core::mem::size_of::<Control>() - 104usize];
+    ["Size of Control"][::core::mem::size_of::<Control>() - 176usize];
     ["Alignment of Control"][::core::mem::align_of::<Control>() - 8usize];
     ["Offset of field: Control::step"][::core::mem::offset_of!(Control, step) - 0usize];
     ["Offset of field: Control::skipped_steps"][::core::mem::offset_of!(Control, skipped_steps) - 8usize];
@@ -370,6 +433,9 @@ const _: () = {
     ["Offset of field: Control::failed_parameter"]
         [::core::mem::offset_of!(Control, failed_parameter) - 96usize];
     ["Offset of field: Control::skipped"][::core::mem::offset_of!(Control, skipped) - 100usize];
+    ["Offset of field: Control::clipped_updates"]
+        [::core::mem::offset_of!(Control, clipped_updates) - 104usize];
+    ["Offset of field: Control::coordinates"][::core::mem::offset_of!(Control, coordinates) - 112usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -385,10 +451,11 @@ pub struct StepArgs {
     pub control: ::core::ffi::c_ulonglong,
     pub seed: ::core::ffi::c_ulonglong,
     pub ema_weight: f32,
+    pub counts: ::core::ffi::c_ulonglong,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of StepArgs"][::core::mem::size_of::<StepArgs>() - 104usize];
+    ["Size of StepArgs"][::core::mem::size_of::<StepArgs>() - 112usize];
     ["Alignment of StepArgs"][::core::mem::align_of::<StepArgs>() - 8usize];
     ["Offset of field: StepArgs::tasks"][::core::mem::offset_of!(StepArgs, tasks) - 0usize];
     ["Offset of field: StepArgs::task_count"][::core::mem::offset_of!(StepArgs, task_count) - 8usize];
@@ -401,6 +468,7 @@ const _: () = {
     ["Offset of field: StepArgs::control"][::core::mem::offset_of!(StepArgs, control) - 80usize];
     ["Offset of field: StepArgs::seed"][::core::mem::offset_of!(StepArgs, seed) - 88usize];
     ["Offset of field: StepArgs::ema_weight"][::core::mem::offset_of!(StepArgs, ema_weight) - 96usize];
+    ["Offset of field: StepArgs::counts"][::core::mem::offset_of!(StepArgs, counts) - 104usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

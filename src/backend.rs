@@ -117,6 +117,7 @@ pub(crate) struct Counters {
     /// Calls of `step`, and how many of them were skipped.
     pub(crate) step: u64,
     pub(crate) skipped_steps: u64,
+    pub(crate) clipped_updates: u64,
     /// The place in the schedule of the next step; counted without a schedule, too.
     pub(crate) schedule_step: u64,
     /// Of the next loss; 0 where the loss is not scaled.

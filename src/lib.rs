@@ -119,6 +119,41 @@
 //! # Ok::<(), fadam::Error>(())
 //! ```
 //!
+//! # Watching a run
+//!
+//! [`Optimizer::report`] says what the last step did, [`Optimizer::norms_of`] what it did to one parameter. With
+//! [`Builder::norms`] the sweeps of the step also count how its [`Coordinates`] lay, at no more memory traffic. Of [`FAdam`]:
+//!
+//! ```
+//! use fadam::{FAdam, Optimizer, Update};
+//!
+//! let kappa = 1.5;
+//! let fadam = FAdam { kappa: Some(kappa), weight_decay: 0.01, decay_cap: Some(0.1), ..FAdam::default() };
+//! let mut optimizer = Optimizer::builder(fadam).norms(true).build()?;
+//! let w = optimizer.register("w", 4)?;
+//! let mut weight = vec![0.5_f32; 4];
+//! for _ in 0..10 {
+//!     let gradient = vec![0.1_f32, -0.2, 1e-6, 0.0]; // from your backward pass
+//!     optimizer.step(&mut [Update::new(w, &mut weight, &gradient)])?;
+//! }
+//! let report = optimizer.report()?;
+//! if let (Some(norm), Some(coordinates)) = (report.update_norm, report.coordinates) {
+//!     let root = (coordinates.count as f64).sqrt();
+//!     let share = |count: u64| 100.0 * count as f64 / coordinates.count as f64;
+//!     println!("|delta| / sqrt N: {:.2}, kappa / sqrt N: {:.2}", norm / root, kappa / root);
+//!     println!("kappa fired in {} of {} steps", report.clipped_updates, report.step - report.skipped_steps);
+//!     println!("epsilon is more than half of d in {:.1} %", share(coordinates.near_eps[0]));
+//!     println!("the decay is beyond its limit in {:.1} %", share(coordinates.near_decay_limit[0]));
+//! }
+//! # assert_eq!((report.clipped_updates, report.step), (10, 10)); // |delta| is nearly sqrt 3
+//! # assert_eq!(report.coordinates.map(|all| (all.near_eps[0], all.near_decay_limit[0])), Some((1, 2)));
+//! # Ok::<(), fadam::Error>(())
+//! ```
+//!
+//! Where κ fires in most steps it acts as a smaller learning rate: raise it, or lower η. Where many coordinates lie near ε,
+//! ε0 is too large for these gradients, or parameters get none. Where the decay of many is at its limit, λ is too large, or
+//! their parameters belong in a [`Group`] without decay; `norms_of` tells which.
+//!
 //! # State
 //!
 //! [`Optimizer::save`] writes what later steps depend on to a safetensors file, [`Optimizer::load`] takes it: a run goes on
@@ -165,7 +200,7 @@ pub use fisher::{EmpiricalFisher, FisherPower, natural_gradient_step};
 pub use loss_scale::LossScale;
 pub use norm::global_norm;
 pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
-pub use report::{Norms, Report};
+pub use report::{Coordinates, Norms, Report};
 pub use schedule::Schedule;
 pub use state::Loaded;
 pub use storage::{Master, Rounding, join};

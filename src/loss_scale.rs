@@ -110,8 +110,14 @@ mod tests {
             let mut backend =
                 Backend::new(Some(Target::Device(device)), None, &algorithm, false, storage).unwrap();
             assert_eq!(backend.counters().unwrap(), Counters::default());
-            let saved =
-                Counters { step: 9, skipped_steps: 2, schedule_step: 7, loss_scale: 64.0, good_steps: 3 };
+            let saved = Counters {
+                step: 9,
+                skipped_steps: 2,
+                clipped_updates: 1,
+                schedule_step: 7,
+                loss_scale: 64.0,
+                good_steps: 3,
+            };
             backend.set_counters(&saved).unwrap();
             assert_eq!(backend.counters().unwrap(), saved);
             let mut step = || {

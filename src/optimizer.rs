@@ -206,8 +206,9 @@ impl Builder {
         self
     }
 
-    /// Whether each step computes gradient, update and parameter norms per parameter, for
-    /// [`Optimizer::norms_of`]. Default: no.
+    /// Whether each step computes gradient, update and parameter norms per parameter, and of FAdam counts
+    /// [`Coordinates`](crate::Coordinates), for [`Optimizer::norms_of`] and the [report](Optimizer::report). Within the sweeps:
+    /// no more memory is read, on a GPU one launch more. Default: no.
     pub fn norms(mut self, norms: bool) -> Self {
         self.norms = norms;
         self
@@ -817,7 +818,7 @@ impl Optimizer {
         self.refuse_non_finite(not_finite)
     }
 
-    /// Norms of one parameter in the last step that it took part in; `None` before that, or without
+    /// Norms and coordinates of one parameter in the last step that it took part in; `None` before that, or without
     /// [`Builder::norms`]. Waits for the device.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! One promise: a step can be captured into a CUDA graph, and a replay is a step: step counts advance, a new learning rate
-//! is seen, a gradient that is not finite skips it.
+//! is seen, a gradient that is not finite skips it, and what reports count is counted.
 #![cfg(feature = "cuda")]
 
 #[path = "common/emulator.rs"]
@@ -99,6 +99,12 @@ fn a_replay_is_a_step() {
             // As text: a NaN equals no other.
             assert_eq!(format!("{report:?}"), format!("{expected:?}"), "{algorithm:?}, step {i}");
         }
+        let clips = reports.last().is_some_and(|report| report.clipped_updates > 0);
+        assert_eq!(
+            clips,
+            matches!(algorithm, Algorithm::FAdam(_)),
+            "{algorithm:?}: κ does not fire, or none does"
+        );
         assert!(gpu.download(&training.parameter) == parameter, "{algorithm:?}: other parameters");
         assert_eq!(training.optimizer.state(training.id).unwrap().step, 7);
         // And without a graph again.

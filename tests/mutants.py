@@ -24,10 +24,11 @@ TREE = WORK / "tree"
 PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "docs", "examples", "benches", "tests"]
 # The quick ones first: cargo stops at the first that fails.
 TESTS = ["lib", "bad_input", "edge_cases", "geometry", "speculation", "lost", "bf16", "no_alloc", "schedule", "loss_scale",
-         "accumulate", "properties", "oracle"]
+         "accumulate", "coordinates", "properties", "oracle"]
 STATE_TESTS = ["state_mismatch", "state_files", "state_hostile", "cuda_state", "state"]
 CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 CUDA_BF16_TESTS = ["cuda_parity bf16"]
+CUDA_COUNT_TESTS = ["coordinates"]
 LIMIT = 600  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
@@ -99,6 +100,30 @@ MUTANTS = [
     ("fadam moments not committed", FADAM,
      "            m.store(at.exp_avg);\n            s.store(at.exp_avg_sq);\n        }\n        let k",
      "            m.store(at.exp_avg);\n        }\n        let k"),
+    # What FAdam counts
+    ("coordinates: eps counted from m's d", FADAM, "let d = denominator(isa, s, &step.moments);",
+     "let d = denominator(isa, s * s, &step.moments);"),
+    ("coordinates: on eps", FADAM, "count.count_less(d, isa.splat(eps))", "count.count_less(d, isa.splat(eps.next_up()))"),
+    ("coordinates: on the limit", FADAM, "count.count_less(isa.splat(limit), q)", "count.count_less(isa.splat(limit.next_down()), q)"),
+    ("coordinates: limit from below", FADAM, "count.count_less(isa.splat(limit), q)", "count.count_less(q, isa.splat(limit))"),
+    ("coordinates: padding counts", FADAM, "count(Scalar, scalars, 0.0, &mut counts);", "let _ = scalars;"),
+    ("coordinates: padding of one", KERNEL, "all as u16 - padding * of_zeros", "all as u16 - padding.min(1) * of_zeros"),
+    ("coordinates: not in the second sweep", FADAM, "[false, false, NORMS];\n    const COUNTS: bool = NORMS;",
+     "[false, false, NORMS];\n    const COUNTS: bool = false;"),
+    ("coordinates: twice eps", FADAM_S, "[2.0, 10.0, 100.0, 1000.0]", "[1.5, 10.0, 100.0, 1000.0]"),
+    ("coordinates: a thousand eps", FADAM_S, "100.0, 1000.0]", "100.0, 999.0]"),
+    ("coordinates: eps of the first step", FADAM_S, "(multiple * eps) as f32", "(multiple * self.eps0) as f32"),
+    ("coordinates: parts of the limit", FADAM_S, "[1.0, 10.0, 100.0].map(", "[1.0, 10.0, 50.0].map("),
+    ("coordinates: limit without the rate", FADAM_S, "limit / (part * self.lr)", "limit / part"),
+    ("coordinates: limit is 2", FADAM_S, "{ self.decay_cap } else { 1.0 }", "{ self.decay_cap } else { 2.0 }"),
+    ("coordinates: one chunk", STEP, "for chunk in &counts[task.chunks.clone()] {", "for chunk in counts[task.chunks.clone()].iter().take(1) {"),
+    ("coordinates: of the step, not added", STEP, "add(&mut all.near_eps, &tensor.near_eps);", "all.near_eps = tensor.near_eps;"),
+    ("coordinates: of the step, limit not added", STEP, "add(&mut all.near_decay_limit, &tensor.near_decay_limit);",
+     "all.near_decay_limit = tensor.near_decay_limit;"),
+    ("coordinates: of anybody", STEP, "if matches!(hyper, Hyper::FAdam(_)) {", "if true {"),
+    ("kappa counted always", FADAM, "+= u64::from(clip != 1.0);", "+= 1;"),
+    ("kappa counted never", FADAM, "+= u64::from(clip != 1.0);", "+= 0 * u64::from(clip != 1.0);"),
+    ("kappa's count forgotten", STEP, "            clipped_updates: self.report.clipped_updates,\n", ""),
     # FisherAdam
     ("fisher 1 not scaled, sums", FISHER, "let g = grad * isa.splat(step.grad_scale); // 1\n        if COMMIT",
      "let g = grad; // 1\n        if COMMIT"),
@@ -325,9 +350,9 @@ MUTANTS = [
     ("accumulate: refuse: who is named", ACCUMULATE, "if other.written {", "if victim.written {"),
 ]
 
-ELEMENT, SWEEP, FINALIZE, NORM_CU, ADAM_CU, FADAM_CU, FISHER_CU = (
+ELEMENT, SWEEP, FINALIZE, NORM_CU, ADAM_CU, FADAM_CU, FADAM_CUH, FISHER_CU = (
     f"kernels/{name}" for name in (
-        "element.cuh", "sweep.cuh", "finalize.cuh", "norm.cu", "adam.cu", "fadam.cu", "fisher_adam.cu"))
+        "element.cuh", "sweep.cuh", "finalize.cuh", "norm.cu", "adam.cu", "fadam.cu", "fadam.cuh", "fisher_adam.cu"))
 CUDA, TABLE, LAUNCH, BUFFER, TENSOR, CUDA_SUM = (
     f"src/cuda/{name}.rs" for name in ("mod", "table", "step", "buffer", "tensor", "accumulate"))
 SUM_CU = "kernels/accumulate.cu"
@@ -343,13 +368,13 @@ CUDA_MUTANTS = [
     # Barriers
     ("cuda barrier: sums before they are added", FINALIZE, "fold_tasks(args, 0);\n    " + BARRIER, "fold_tasks(args, 0);\n"),
     ("cuda barrier: before the coefficient is read", FINALIZE, BARRIER + "    *start", "    *start"),
-    ("cuda barrier: sums before norms are kept", FINALIZE, "fold_tasks(args, 2);\n" + BARRIER, "fold_tasks(args, 2);\n"),
+    ("cuda barrier: sums before norms are kept", FINALIZE, "keep_coordinates(args);\n#endif\n" + BARRIER, "keep_coordinates(args);\n#endif\n"),
     ("cuda barrier: kappa decides", FADAM_CU, BARRIER, ""),
     ("cuda barrier: the clip of FisherAdam", FISHER_CU, BARRIER, ""),
     ("cuda barrier: the global norm", NORM_CU, BARRIER, ""),
     # Masks
     ("cuda mask: fold of lanes", SWEEP, "__shfl_down_sync(FADAM_WHOLE_WARP,", "__shfl_down_sync(0x0000ffff,"),
-    ("cuda mask: fold of chunks", FINALIZE, "__shfl_down_sync(FADAM_WHOLE_WARP,", "__shfl_down_sync(0x7fffffff,"),
+    ("cuda mask: fold of chunks", FINALIZE, "lanes[0] += __shfl_down_sync(FADAM_WHOLE_WARP,", "lanes[0] += __shfl_down_sync(0x7fffffff,"),
     ("cuda mask: every lane keeps the sum", SWEEP, "if (lane_in_warp() == 0) global<float>(partials)", "global<float>(partials)"),
     # Bounds
     ("cuda bounds: of a store", SWEEP, "if (k < rest) store_f32(", "store_f32("),
@@ -455,6 +480,26 @@ CUDA_BF16_MUTANTS = [
      "self.earlier = Some(kernels);"),
 ]
 
+# Of what FAdam counts: its test alone, on the GPU.
+CUDA_COUNT_MUTANTS = [
+    ("cuda coordinates: beyond the tensor", FADAM_CU, "if (k < chunk.rest) counts.add(scalars, s[k]);\n#endif\n                float delta",
+     "counts.add(scalars, s[k]);\n#endif\n                float delta"),
+    ("cuda coordinates: beyond the tensor, second sweep", FADAM_CU,
+     "if (k < chunk.rest) counts.add(scalars, s[k]);\n#endif\n                fadam_apply", "counts.add(scalars, s[k]);\n#endif\n                fadam_apply"),
+    ("cuda coordinates: half of a warp", FADAM_CU, "words[i] += __shfl_down_sync(FADAM_WHOLE_WARP, words[i], distance);",
+     "words[i] += distance < 16 ? __shfl_down_sync(FADAM_WHOLE_WARP, words[i], distance) : 0;"),
+    ("cuda coordinates: on eps", FADAM_CUH, "if (d < t.eps[i])", "if (d <= t.eps[i])"),
+    ("cuda coordinates: on the limit", FADAM_CUH, "if (q > t.limit[i])", "if (q >= t.limit[i])"),
+    ("cuda coordinates: parts of the limit", FADAM_CUH, "limit / (100.0 * h.lr)", "limit / (50.0 * h.lr)"),
+    ("cuda coordinates: of eps", FADAM_CUH, "(float)(1000.0 * eps)", "(float)(100.0 * eps)"),
+    ("cuda coordinates: the first warp's alone", FINALIZE, "i < blockDim.x / FADAM_WARP; i++) add(all, totals[i]);",
+     "i < 1; i++) add(all, totals[i]);"),
+    ("cuda coordinates: of one round of chunks", FINALIZE, "chunk < end; chunk += FADAM_WARP) {", "chunk < end; chunk = end) {"),
+    ("cuda coordinates: not waited for", FINALIZE, "        add(totals[warp], tensor);\n    }\n    __syncthreads();",
+     "        add(totals[warp], tensor);\n    }"),
+    ("cuda kappa: not counted", FADAM_CU, "if (control.update_clip != 1.0) control.clipped_updates += 1;", ""),
+]
+
 LOAD, READ, FILE, MANIFEST, CPU_STATE, CUDA_STATE = (
     f"src/{name}.rs" for name in ("state/load", "state/read", "state/file", "state/manifest", "cpu/state", "cuda/state"))
 
@@ -520,6 +565,8 @@ def run_tests(names):
         "RUSTFLAGS": "",
         "FADAM_REQUIRE_DEVICE": "1",  # of the tests for CUDA alone
     }
+    if names is CUDA_COUNT_TESTS:
+        environment["FADAM_TEST_DEVICE"] = "cuda"
     tests = [argument for test in names for argument in (["--lib"] if test == "lib" else ["--test", *test.split()])]
     command = ["cargo", "test", "-p", "fadam", "-q", *tests]
     options = dict(cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -569,7 +616,7 @@ def main():
         return [mutant for mutant in mutants if not words or any(word in mutant[0] for word in words)]
 
     rows = [(chosen(MUTANTS), TESTS), (chosen(CUDA_MUTANTS), CUDA_TESTS),
-            (chosen(CUDA_BF16_MUTANTS), CUDA_BF16_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS),
+            (chosen(CUDA_BF16_MUTANTS), CUDA_BF16_TESTS), (chosen(CUDA_COUNT_MUTANTS), CUDA_COUNT_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS),
             (chosen(TORCH_MUTANTS), TORCH_TESTS)]
     copy_tree()
     bad = sum(kill(mutants, tests) for mutants, tests in rows)

@@ -63,7 +63,7 @@ fn fadam_without_options_is_adam() {
         let fadam = Trajectory { algorithm: FAdam::default().into(), ..adam.clone() };
         if adam.algorithm == Adam::default().into() {
             let inputs = adam.inputs();
-            let [adam, fadam] = [&adam, &fadam].map(|t| t.replay(&inputs, Simd::best(), 0));
+            let [adam, fadam] = [&adam, &fadam].map(|t| t.replay(&inputs, Simd::best(), 0).without_counts());
             fadam.assert_same_bits(&adam, "FAdam and Adam");
         }
     }

@@ -111,7 +111,7 @@ fn the_metadata_are_those_of_the_optimizer() {
     assert_eq!(
         document(&metadata, "counters"),
         json!({
-            "step": 2, "skipped_steps": 1, "schedule_step": 1, "loss_scale": "0000000000000000", "good_steps": 0,
+            "step": 2, "skipped_steps": 1, "clipped_updates": 0, "schedule_step": 1, "loss_scale": "0000000000000000", "good_steps": 0,
         })
     );
     let power = |power: f64| format!("{:016x}", power.to_bits());

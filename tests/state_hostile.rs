@@ -365,6 +365,11 @@ fn cases() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "more skipped steps",
         ),
         (
+            "counters_contradict_kappa",
+            craft().document("counters", |c| c["clipped_updates"] = json!(2)).finish(),
+            "clipped updates than steps",
+        ),
+        (
             "checksum_other",
             craft().document("checksums", |c| c["exp_avg/p0"] = json!("00000000")).finish(),
             "`exp_avg/p0` is damaged",
@@ -427,6 +432,11 @@ fn what_is_made_up_anew_without_a_change_is_taken() {
     let bytes = good(&mut model(), "unchanged");
     let mut victim = Victim::new();
     victim.model.optimizer.load_from(&mut Cursor::new(Craft::new(&bytes).finish())).unwrap();
+    // And what was written before κ was counted.
+    let older = Craft::new(&bytes).document("counters", |counters| {
+        counters.as_object_mut().unwrap().remove("clipped_updates").unwrap();
+    });
+    victim.model.optimizer.load_from(&mut Cursor::new(older.finish())).unwrap();
 }
 
 // ---- at random ----

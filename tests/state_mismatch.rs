@@ -158,20 +158,22 @@ fn other_hyper_parameters_are_no_mismatch() {
 /// After loading, the counts are the file's, and nothing else is known of the last step.
 #[test]
 fn the_report_begins_anew_with_the_counts_of_the_file() {
-    let mut there = model(FAdam::default());
+    let fadam = FAdam { kappa: Some(1e-3), ..FAdam::default() }; // fires
+    let mut there = model(fadam);
     let file = saved("report", &mut there);
-    let mut here = model(FAdam::default());
+    let mut here = model(fadam);
     let gradients = here.parameters.clone();
     here.step(&gradients.iter().map(Vec::as_slice).collect::<Vec<_>>());
     assert_eq!(here.report().step, 3);
     here.optimizer.load(&file.0).unwrap();
     let report = here.report();
-    let Report { step, skipped, skipped_steps, grad_norm, clip_coefficient, update_norm, .. } = report;
-    assert_eq!((step, skipped, skipped_steps), (2, false, 1));
-    assert_eq!((grad_norm, clip_coefficient, update_norm), (None, None, None));
+    let Report { step, skipped, skipped_steps, clipped_updates, .. } = report;
+    assert_eq!((step, skipped, skipped_steps, clipped_updates), (2, false, 1, 1));
+    let Report { grad_norm, clip_coefficient, update_norm, update_clip, .. } = report;
+    assert_eq!([grad_norm, clip_coefficient, update_norm, update_clip], [None; 4]);
     assert_eq!(here.optimizer.norms_of(here.ids[0]).unwrap(), None);
     let report = here.step(&gradients.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    assert_eq!((report.step, report.skipped_steps), (3, 1));
+    assert_eq!((report.step, report.skipped_steps, report.clipped_updates), (3, 1, 2));
     assert!(report.grad_norm.is_some());
 }
 

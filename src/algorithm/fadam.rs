@@ -1,6 +1,6 @@
 use super::{check_betas, mix_flags, moments, non_negative, non_negative_f32, positive};
 use crate::Error;
-use crate::args::{self, FAdamHyper, FAdamStep, Progress};
+use crate::args::{self, FAdamHyper, FAdamScalars, FAdamStep, FAdamThresholds, Progress};
 
 /// FAdam: Adam seen as natural gradient descent with a diagonal empirical Fisher.
 ///
@@ -41,13 +41,15 @@ pub struct FAdam {
     /// λ_ε, how fast ε shrinks, finite and ≥ 0. Default 0: ε_t = ε0.
     pub eps_decay: f64,
     /// κ, the largest ‖Δ‖₂ over all parameters of a step, > 0. Default `None`: ∞, and no norm is computed.
-    /// ‖Δ‖₂ grows as √N; an RMS(Δ) of 0.2 to 0.4 is usual in steady training.
+    /// ‖Δ‖₂ grows as √N; an RMS(Δ) of 0.2 to 0.4 is usual in steady training. How often it fires is
+    /// [`Report::clipped_updates`](crate::Report::clipped_updates).
     pub kappa: Option<f64>,
     /// λ of the Riemannian decay, finite and ≥ 0. Default 0.
     ///
     /// **Hazard.** The decay multiplies θ by 1 − ηλ/d, which diverges where d < ηλ/2. A coordinate that never receives
     /// a gradient has d = ε_t, so with ε0 = 1e-8 almost any λ throws it away. Set [`decay_cap`](Self::decay_cap), or
-    /// give such parameters a group of their own with λ = 0. (λ/d itself must lie within f32's range, even with η = 0:
+    /// give such parameters a group of their own with λ = 0; how many there are is
+    /// [`Coordinates::near_decay_limit`](crate::Coordinates::near_decay_limit). (λ/d itself must lie within f32's range, even with η = 0:
     /// with ε0 > 1e-37 it does.)
     pub weight_decay: f64,
     /// The largest ηλ/d, > 0. Default `None`: the exact formulation. 0.1, say, lets no coordinate shrink by more than
@@ -109,13 +111,20 @@ impl FAdam {
 
 impl FAdamHyper {
     /// The scalars of one step; `grad_scale` is clip coefficient / grad_scale, and `progress` counts this step.
-    pub(crate) fn step(&self, progress: &Progress, grad_scale: f64) -> FAdamStep {
+    pub(crate) fn step(&self, progress: &Progress, grad_scale: f64) -> FAdamScalars {
         let eps = self.eps0 / (1.0 + self.eps_decay * progress.step as f64);
-        FAdamStep {
-            moments: moments((self.beta1, self.beta2), eps, grad_scale, progress, self.flags),
-            neg_lr: -self.lr as f32,
-            weight_decay: self.weight_decay as f32,
-            decay_cap: (self.decay_cap / self.lr) as f32,
+        let limit = if self.flags & args::FADAM_DECAY_CAP != 0 { self.decay_cap } else { 1.0 };
+        FAdamScalars {
+            step: FAdamStep {
+                moments: moments((self.beta1, self.beta2), eps, grad_scale, progress, self.flags),
+                neg_lr: -self.lr as f32,
+                weight_decay: self.weight_decay as f32,
+                decay_cap: (self.decay_cap / self.lr) as f32,
+            },
+            thresholds: FAdamThresholds {
+                eps: [2.0, 10.0, 100.0, 1000.0].map(|multiple| (multiple * eps) as f32),
+                limit: [1.0, 10.0, 100.0].map(|part| (limit / (part * self.lr)) as f32),
+            },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `accumulate`: kernels/accumulate.cu, in one sweep over all tensors.
 
-use super::kernel::{At, Chunk, Gradient, Kernel, Moments, Use};
+use super::kernel::{At, COUNTS, Chunk, Gradient, Kernel, Moments, Use};
 use super::simd::{Isa, Simd, Vector};
 use super::step::{Task, run_all};
 use super::sweep::Chunked;
@@ -15,7 +15,13 @@ impl<const FIRST: bool> Kernel for Accumulate<FIRST> {
     const MOMENTS: [Use; 3] = [Use::No; 3];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, _: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        _: &mut [S::V; 3],
+        _: &mut [S::V; COUNTS],
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let g = G::load(isa, at.gradient);

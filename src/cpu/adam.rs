@@ -1,7 +1,7 @@
 //! `adam`: kernels/adam.cuh, line by line; one sweep.
 
 use super::Cpu;
-use super::kernel::{At, Gradient, Kernel, Moments, Use};
+use super::kernel::{At, COUNTS, Gradient, Kernel, Moments, Use};
 use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
 use super::simd::{Isa, Vector};
 use super::step::{Step, run_all};
@@ -19,7 +19,13 @@ impl<const NORMS: bool> Kernel for Adam<NORMS> {
     const MOMENTS: [Use; 3] = [Use::Writes; 3];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        sums: &mut [S::V; 3],
+        _: &mut [S::V; COUNTS],
+    ) {
         let AdamStep { moments: k, neg_lr, weight_decay } = &self.step;
         let decay = k.flags & FADAM_WEIGHT_DECAY != 0;
         let decoupled = k.flags & FADAM_DECOUPLED != 0;

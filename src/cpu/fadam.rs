@@ -1,12 +1,12 @@
 //! `fadam`: kernels/fadam.cuh, line by line; one sweep, or two where κ wants them.
 
 use super::Cpu;
-use super::kernel::{At, Gradient, Kernel, Moments, Use};
+use super::kernel::{At, COUNTS, Counts, Gradient, Kernel, Moments, Use};
 use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
-use super::simd::{Isa, Vector};
+use super::simd::{Isa, Scalar, Vector};
 use super::step::{Step, run_all, total};
 use crate::algorithm;
-use crate::args::{FADAM_DECAY_CAP, FADAM_WEIGHT_DECAY, FAdamStep};
+use crate::args::{FADAM_DECAY_CAP, FADAM_NEAR_EPS, FADAM_WEIGHT_DECAY, FAdamScalars, FAdamStep};
 use crate::optimizer::Policy;
 
 /// `fadam_moments`, steps 1 to 3: the effective gradient, and the new moments as they will be stored.
@@ -25,6 +25,36 @@ unsafe fn moments<S: Isa, G: Gradient, M: Moments>(isa: S, step: &FAdamStep, at:
     unsafe { (g, M::round::<S>(m, at.exp_avg_random), M::round::<S>(s, at.exp_avg_sq_random)) }
 }
 
+/// `fadam_decay`: the decay of θ before its cap and η.
+#[inline(always)]
+fn decay<S: Isa>(isa: S, step: &FAdamStep, d: S::V) -> S::V {
+    isa.splat(step.weight_decay).div_or_zero(d)
+}
+
+/// `fadam_count`: one vector, by what `apply` computes of the same s. The compiler computes it once.
+#[inline(always)]
+fn count<S: Isa>(isa: S, scalars: &FAdamScalars, s: S::V, counts: &mut [S::V; COUNTS]) {
+    let FAdamScalars { step, thresholds } = scalars;
+    let (near_eps, near_decay_limit) = counts.split_at_mut(FADAM_NEAR_EPS as usize);
+    let d = denominator(isa, s, &step.moments);
+    for (count, &eps) in near_eps.iter_mut().zip(&thresholds.eps) {
+        *count = count.count_less(d, isa.splat(eps));
+    }
+    if step.moments.flags & FADAM_WEIGHT_DECAY != 0 {
+        let q = decay(isa, step, d);
+        for (count, &limit) in near_decay_limit.iter_mut().zip(&thresholds.limit) {
+            *count = count.count_less(isa.splat(limit), q);
+        }
+    }
+}
+
+/// How one coordinate with s = 0 counts.
+fn counts_of_zeros(scalars: &FAdamScalars) -> Counts {
+    let mut counts = [0.0; COUNTS];
+    count(Scalar, scalars, 0.0, &mut counts);
+    counts.map(|count| count.to_bits() as u16)
+}
+
 /// `fadam_apply`: the new θ, and Δ before clipping.
 #[inline(always)]
 fn apply<S: Isa>(isa: S, step: &FAdamStep, clip: f32, p: S::V, m: S::V, s: S::V) -> (S::V, S::V) {
@@ -33,7 +63,7 @@ fn apply<S: Isa>(isa: S, step: &FAdamStep, clip: f32, p: S::V, m: S::V, s: S::V)
     let delta = direction(isa, m, d, k); // 5
     let mut r = isa.splat(clip) * delta; // 6
     if k.flags & FADAM_WEIGHT_DECAY != 0 {
-        let mut q = isa.splat(step.weight_decay).div_or_zero(d); // 7
+        let mut q = decay(isa, step, d); // 7
         if k.flags & FADAM_DECAY_CAP != 0 {
             q = q.select_min(isa.splat(step.decay_cap)); // 8
         }
@@ -42,22 +72,35 @@ fn apply<S: Isa>(isa: S, step: &FAdamStep, clip: f32, p: S::V, m: S::V, s: S::V)
     (isa.splat(step.neg_lr).mul_add(r, p), delta) // 10
 }
 
-/// The whole step in one sweep, Δ unclipped. With UPDATE, sums Δ²; with NORMS, g² and θ².
+/// The whole step in one sweep, Δ unclipped. With UPDATE, sums Δ²; with NORMS, g² and θ², and
+/// counts coordinates.
 struct FAdam<const UPDATE: bool, const NORMS: bool> {
-    step: FAdamStep,
+    scalars: FAdamScalars,
     ema: Ema,
 }
 
 impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
     const SUMS: [bool; 3] = [NORMS, UPDATE, NORMS];
+    const COUNTS: bool = NORMS;
     const PARAMETER: Use = Use::Writes;
     const MOMENTS: [Use; 3] = [Use::Writes, Use::Writes, Use::No];
 
+    fn counts_of_zeros(&self) -> Counts {
+        counts_of_zeros(&self.scalars)
+    }
+
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        sums: &mut [S::V; 3],
+        counts: &mut [S::V; COUNTS],
+    ) {
+        let step = &self.scalars.step;
         // SAFETY: the caller's.
-        let ((g, m, s), p) = unsafe { (moments::<S, G, M>(isa, &self.step, &at), isa.load(at.parameter)) };
-        let (next, delta) = apply(isa, &self.step, 1.0, p, m, s);
+        let ((g, m, s), p) = unsafe { (moments::<S, G, M>(isa, step, &at), isa.load(at.parameter)) };
+        let (next, delta) = apply(isa, step, 1.0, p, m, s);
         // SAFETY: the caller's.
         unsafe {
             next.store(at.parameter);
@@ -71,6 +114,7 @@ impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
         if NORMS {
             sums[0] = g.mul_add(g, sums[0]);
             sums[2] = p.mul_add(p, sums[2]);
+            count(isa, &self.scalars, s, counts);
         }
     }
 }
@@ -86,7 +130,13 @@ impl<const NORMS: bool> Kernel for FAdamMoments<NORMS> {
     const MOMENTS: [Use; 3] = [Use::Writes, Use::Writes, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        sums: &mut [S::V; 3],
+        _: &mut [S::V; COUNTS],
+    ) {
         // SAFETY: the caller's.
         let (g, m, s) = unsafe { moments::<S, G, M>(isa, &self.step, &at) };
         // SAFETY: the caller's.
@@ -103,9 +153,10 @@ impl<const NORMS: bool> Kernel for FAdamMoments<NORMS> {
     }
 }
 
-/// Applies the committed moments, Δ clipped: the second of two sweeps. With NORMS, sums θ².
+/// Applies the committed moments, Δ clipped: the second of two sweeps. With NORMS, sums θ² and counts
+/// coordinates.
 struct FAdamApply<const NORMS: bool> {
-    step: FAdamStep,
+    scalars: FAdamScalars,
     ema: Ema,
     /// κ/‖Δ‖, or 1.
     clip: f32,
@@ -113,14 +164,25 @@ struct FAdamApply<const NORMS: bool> {
 
 impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
     const SUMS: [bool; 3] = [false, false, NORMS];
+    const COUNTS: bool = NORMS;
     const PARAMETER: Use = Use::Writes;
     const MOMENTS: [Use; 3] = [Use::Reads, Use::Reads, Use::No];
 
+    fn counts_of_zeros(&self) -> Counts {
+        counts_of_zeros(&self.scalars)
+    }
+
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        sums: &mut [S::V; 3],
+        counts: &mut [S::V; COUNTS],
+    ) {
         // SAFETY: the caller's.
         let (p, m, s) = unsafe { (isa.load(at.parameter), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
-        let (next, _) = apply(isa, &self.step, self.clip, p, m, s);
+        let (next, _) = apply(isa, &self.scalars.step, self.clip, p, m, s);
         // SAFETY: the caller's.
         unsafe {
             next.store(at.parameter);
@@ -128,6 +190,7 @@ impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
         }
         if NORMS {
             sums[2] = p.mul_add(p, sums[2]);
+            count(isa, &self.scalars, s, counts);
         }
     }
 }
@@ -146,7 +209,13 @@ impl Kernel for FAdamCorrect {
     const MOMENTS: [Use; 3] = [Use::Reads, Use::Reads, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, _: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        _: &mut [S::V; 3],
+        _: &mut [S::V; COUNTS],
+    ) {
         let k = &self.step.moments;
         // SAFETY: the caller's.
         let (p, m, s) = unsafe { (isa.load(at.parameter), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
@@ -171,13 +240,14 @@ impl Cpu {
                 } else {
                     self.fadam_direct::<true, false>();
                 }
-                let norm = total(&self.tasks, &self.partials[1]).sqrt();
+                let norm = total(&self.tasks, &self.partials.sums[1]).sqrt();
                 self.report.update_norm = Some(norm);
                 let clip = algorithm::FAdam::clip(kappa, norm);
+                self.report_clip(clip);
                 if clip != 1.0 {
                     self.masters_have_begun();
                     run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-                        Step::FAdam(step, lr) => {
+                        Step::FAdam(FAdamScalars { step, .. }, lr) => {
                             Some(FAdamCorrect { step, ema: task.ema, back: (lr * (1.0 - clip)) as f32 })
                         }
                         _ => None,
@@ -189,23 +259,31 @@ impl Cpu {
         }
     }
 
+    /// Whether κ has fired, and how.
+    fn report_clip(&mut self, clip: f64) {
+        self.report.update_clip = Some(clip);
+        self.report.clipped_updates += u64::from(clip != 1.0);
+    }
+
     fn fadam_direct<const UPDATE: bool, const NORMS: bool>(&mut self) {
         run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-            Step::FAdam(step, _) => Some(FAdam::<UPDATE, NORMS> { step, ema: task.ema }),
+            Step::FAdam(scalars, _) => Some(FAdam::<UPDATE, NORMS> { scalars, ema: task.ema }),
             _ => None,
         });
     }
 
     fn fadam_two_sweeps<const NORMS: bool>(&mut self, kappa: f64) {
         run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-            Step::FAdam(step, _) => Some(FAdamMoments::<NORMS> { step }),
+            Step::FAdam(FAdamScalars { step, .. }, _) => Some(FAdamMoments::<NORMS> { step }),
             _ => None,
         });
-        let norm = total(&self.tasks, &self.partials[1]).sqrt();
+        let norm = total(&self.tasks, &self.partials.sums[1]).sqrt();
         self.report.update_norm = Some(norm);
-        let clip = algorithm::FAdam::clip(kappa, norm) as f32;
+        let clip = algorithm::FAdam::clip(kappa, norm);
+        self.report_clip(clip);
+        let clip = clip as f32;
         run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-            Step::FAdam(step, _) => Some(FAdamApply::<NORMS> { step, ema: task.ema, clip }),
+            Step::FAdam(scalars, _) => Some(FAdamApply::<NORMS> { scalars, ema: task.ema, clip }),
             _ => None,
         });
     }

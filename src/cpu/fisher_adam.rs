@@ -1,7 +1,7 @@
 //! `fisher_adam`: kernels/fisher_adam.cuh, line by line; a sweep whose sums decide the clipping, and one that applies.
 
 use super::Cpu;
-use super::kernel::{At, Gradient, Kernel, Moments, Use, run};
+use super::kernel::{At, COUNTS, Gradient, Kernel, Moments, Use, run};
 use super::moments::{Ema, exp_avg, exp_avg_sq};
 use super::norm::fold_partials;
 use super::simd::{Isa, Simd, Vector, pow};
@@ -31,7 +31,13 @@ impl<const COMMIT: bool> Kernel for FisherAdamSums<COMMIT> {
     const MOMENTS: [Use; 3] = [Use::No, if COMMIT { Use::Writes } else { Use::Reads }, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        sums: &mut [S::V; 3],
+        _: &mut [S::V; COUNTS],
+    ) {
         let step = &self.step;
         // SAFETY: the caller's.
         let (grad, mut f) = unsafe { (G::load(isa, at.gradient), isa.load(at.exp_avg_sq)) };
@@ -70,7 +76,13 @@ impl<const NORMS: bool> Kernel for FisherAdamApply<NORMS> {
     const MOMENTS: [Use; 3] = [Use::Writes, Use::Reads, Use::No];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        sums: &mut [S::V; 3],
+        _: &mut [S::V; COUNTS],
+    ) {
         let Self { step, damping, clip, ema } = self;
         // SAFETY: the caller's.
         let (grad, p, m, f) = unsafe {
@@ -181,7 +193,7 @@ unsafe fn resident<const NORMS: bool>(
     };
     for (chunk, sums) in sums.iter_mut().enumerate().take(chunks.len()) {
         // SAFETY: the caller's.
-        *sums = unsafe { run(simd, fisher.sums::<true>(), task.chunk(chunk)) };
+        *sums = unsafe { run(simd, fisher.sums::<true>(), task.chunk(chunk)).sums };
     }
     if speculates {
         fisher.settle_damping(rms(fold(&sums, 0), len));
@@ -189,13 +201,13 @@ unsafe fn resident<const NORMS: bool>(
     if speculates && fisher.mistaken {
         for (chunk, sums) in sums.iter_mut().enumerate().take(chunks.len()) {
             // SAFETY: the caller's.
-            *sums = unsafe { run(simd, fisher.sums::<false>(), task.chunk(chunk)) };
+            *sums = unsafe { run(simd, fisher.sums::<false>(), task.chunk(chunk)).sums };
         }
     }
     fisher.settle_clip(fold(&sums, 1), fold(&sums, 2), len);
     for (chunk, sums) in sums.iter().enumerate().take(chunks.len()) {
         // SAFETY: the caller's.
-        let [_, update, parameter] = unsafe { run(simd, fisher.apply::<NORMS>(), task.chunk(chunk)) };
+        let [_, update, parameter] = unsafe { run(simd, fisher.apply::<NORMS>(), task.chunk(chunk)).sums };
         // SAFETY: the caller's; a chunk's slot is where the chunk is in the row.
         unsafe { slots.put(chunks.start + chunk, [NORMS; 3], [sums[0], update, parameter]) };
     }
@@ -216,7 +228,7 @@ impl Cpu {
     pub(super) fn fisher_adam<const NORMS: bool>(&mut self, clip: Option<f64>) {
         if let Some(clip) = clip {
             for task in &mut self.tasks {
-                let rms = rms(fold(task, &self.partials[0]), task.tensor.len);
+                let rms = rms(fold(task, &self.partials.sums[0]), task.tensor.len);
                 if let Step::FisherAdam(fisher) = &mut task.step {
                     fisher.settle_damping(rms * clip);
                 }
@@ -224,7 +236,7 @@ impl Cpu {
         }
         self.fisher_adam_sums::<NORMS>(clip.is_none());
         for task in &mut self.tasks {
-            let sums = self.partials.each_ref().map(|partials| fold(task, partials));
+            let sums = self.partials.sums.each_ref().map(|partials| fold(task, partials));
             let len = task.tensor.len;
             if let Some(fisher) = streamed(task) {
                 fisher.settle_clip(sums[1], sums[2], len);
@@ -244,7 +256,7 @@ impl Cpu {
             if chunks.len() > RESIDENT {
                 // SAFETY: `Cpu::new` checked the level; the sweep gives each chunk, and so each slot, to one thread.
                 unsafe {
-                    let sums = run(simd, fisher.sums::<true>(), task.chunk(chunk));
+                    let sums = run(simd, fisher.sums::<true>(), task.chunk(chunk)).sums;
                     slots.put(chunks.start + chunk, [true; 3], sums);
                 }
             } else if chunk == 0 {
@@ -257,7 +269,7 @@ impl Cpu {
         }
         let mut mistaken = false;
         for task in &mut self.tasks {
-            let rms = rms(fold(task, &self.partials[0]), task.tensor.len);
+            let rms = rms(fold(task, &self.partials.sums[0]), task.tensor.len);
             if let Some(fisher) = streamed(task) {
                 fisher.settle_damping(rms);
                 mistaken |= fisher.mistaken;

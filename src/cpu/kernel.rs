@@ -1,8 +1,9 @@
 //! How an element-wise kernel walks a chunk: rows of LANES elements, vector by vector. What is not kept as f32, and the
 //! last, short row, is brought into rows of f32 before the kernel and out of them afterwards.
 
-use super::simd::{Isa, LANES, Program, Simd, Vector, fold};
+use super::simd::{Isa, LANES, Program, Simd, Vector, count, fold};
 use super::stage::{BLOCK, Random, Stage};
+use crate::args::{FADAM_NEAR_DECAY_LIMIT, FADAM_NEAR_EPS};
 use crate::{Dtype, Tensor};
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
@@ -113,6 +114,16 @@ pub(super) struct At {
 /// Sums over one chunk: of g², Δ² (or n², m²) and θ² (or w²). 0 where the kernel does not take it.
 pub(super) type Sums = [f32; 3];
 
+/// Thresholds that a kernel may count coordinates against, and how many elements of one chunk lie beyond each.
+pub(super) const COUNTS: usize = (FADAM_NEAR_EPS + FADAM_NEAR_DECAY_LIMIT) as usize;
+pub(super) type Counts = [u16; COUNTS];
+
+/// What comes of one chunk.
+pub(super) struct Found {
+    pub(super) sums: Sums,
+    pub(super) counts: Counts,
+}
+
 /// What a kernel does with an array that is there.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Use {
@@ -127,14 +138,26 @@ pub(super) enum Use {
 pub(super) trait Kernel {
     /// Which sums it takes.
     const SUMS: [bool; 3];
+    /// Whether it counts coordinates.
+    const COUNTS: bool = false;
     /// What it does with the parameter, and with each moment. The EMA goes with the parameter.
     const PARAMETER: Use;
     const MOMENTS: [Use; 3];
-    /// Reads the gradient by `G`, rounds moments by `M`, writes in place, and adds to `sums` lane by lane.
+    /// How zeros in every array count, which padding is not to.
+    fn counts_of_zeros(&self) -> Counts {
+        [0; COUNTS]
+    }
+    /// Reads the gradient by `G`, rounds moments by `M`, writes in place, and adds to `sums` and `counts` lane by lane.
     ///
     /// # Safety
     /// Every array that the kernel uses is valid for one vector at `at`.
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]);
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        sums: &mut [S::V; 3],
+        counts: &mut [S::V; COUNTS],
+    );
 }
 
 /// How a gradient is read.
@@ -194,12 +217,12 @@ impl Moments for Bf16 {
     }
 }
 
-/// Runs a kernel over one chunk and returns its sums.
+/// Runs a kernel over one chunk and returns its sums and counts.
 ///
 /// # Safety
 /// The level is available; every array that the kernel uses is valid for the chunk's length, and nothing else touches
 /// it meanwhile (the gradient may be read by others).
-pub(super) unsafe fn run<K: Kernel>(simd: Simd, kernel: K, chunk: Chunk) -> Sums {
+pub(super) unsafe fn run<K: Kernel>(simd: Simd, kernel: K, chunk: Chunk) -> Found {
     // SAFETY: forwarded.
     unsafe {
         match (chunk.gradient_dtype, chunk.moments_dtype) {
@@ -220,12 +243,13 @@ struct Walk<K, G, M> {
 }
 
 impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
-    type Output = Sums;
+    type Output = Found;
 
     #[inline(always)]
-    fn run<S: Isa>(self, isa: S) -> Sums {
+    fn run<S: Isa>(self, isa: S) -> Found {
         let Self { kernel, chunk, .. } = self;
         let mut lanes = [isa.zero_lanes(); 3];
+        let mut counts = [isa.splat(0.0); COUNTS];
         let in_place = direct::<K, M>(&chunk);
         let mut stage = Stage::new();
         let mut start = 0;
@@ -244,7 +268,7 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
                     _ => stage.bring_in::<S, K, G, M>(isa, &part),
                 };
                 for row in 0..part.len.div_ceil(LANES) {
-                    self::row::<S, K, G, M>(isa, &kernel, &arrays, row * LANES, &mut lanes);
+                    self::row::<S, K, G, M>(isa, &kernel, &arrays, row * LANES, &mut lanes, &mut counts);
                 }
                 if staged {
                     stage.take_out::<S, K, M>(isa, &part);
@@ -258,7 +282,15 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
                 sums[slot] = fold::<S>(lanes[slot]);
             }
         }
-        sums
+        let mut of_chunk = Counts::default();
+        if K::COUNTS {
+            let padding = (chunk.len.next_multiple_of(LANES) - chunk.len) as u16;
+            let counted = counts.map(count::<S>).into_iter().zip(kernel.counts_of_zeros());
+            for (into, (all, of_zeros)) in of_chunk.iter_mut().zip(counted) {
+                *into = all as u16 - padding * of_zeros;
+            }
+        }
+        Found { sums, counts: of_chunk }
     }
 }
 
@@ -291,6 +323,7 @@ unsafe fn row<S: Isa, K: Kernel, G: Gradient, M: Moments>(
     arrays: &Rows,
     start: usize,
     lanes: &mut [S::Lanes; 3],
+    counts: &mut [S::V; COUNTS],
 ) {
     let [exp_avg, exp_avg_sq, max_exp_avg_sq] = arrays.moments;
     let vectors = LANES / S::V::WIDTH;
@@ -310,7 +343,7 @@ unsafe fn row<S: Isa, K: Kernel, G: Gradient, M: Moments>(
             exp_avg_sq_random: random(arrays.random[1]),
         };
         // SAFETY: the caller's row.
-        unsafe { kernel.vector::<S, G, M>(isa, at, &mut sums) };
+        unsafe { kernel.vector::<S, G, M>(isa, at, &mut sums, counts) };
         for slot in 0..3 {
             if K::SUMS[slot] {
                 lanes[slot][i] = sums[slot];

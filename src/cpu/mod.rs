@@ -29,6 +29,7 @@ use crate::backend::Counters;
 use crate::storage::Storage;
 use crate::{Dtype, Error, Master, Norms, Report, State};
 use half::bf16;
+use kernel::Counts;
 use memory::Buffer;
 use step::Task;
 
@@ -48,8 +49,13 @@ struct Parameter {
     norms: Option<Norms>,
 }
 
-/// One f32 sum a chunk, for each of the three sums that a kernel may have.
-type Partials = [Vec<f32>; 3];
+/// What kernels have found, chunk by chunk.
+#[derive(Debug, Default)]
+struct Partials {
+    /// For each of the three sums that a kernel may have.
+    sums: [Vec<f32>; 3],
+    counts: Vec<Counts>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Cpu {
@@ -76,7 +82,7 @@ impl Cpu {
             loss_scale: 0.0,
             good_steps: 0,
             tasks: Vec::new(),
-            partials: Default::default(),
+            partials: Partials::default(),
         })
     }
 
@@ -97,9 +103,12 @@ impl Cpu {
             norms: None,
         });
         self.tasks.reserve(self.parameters.len());
-        for partials in &mut self.partials {
-            partials.resize(partials.len() + len.div_ceil(CHUNK), 0.0);
+        let Partials { sums, counts } = &mut self.partials;
+        let chunks = counts.len() + len.div_ceil(CHUNK);
+        for sums in sums {
+            sums.resize(chunks, 0.0);
         }
+        counts.resize(chunks, Counts::default());
         Ok(())
     }
 
@@ -111,6 +120,7 @@ impl Cpu {
         Counters {
             step: self.report.step,
             skipped_steps: self.report.skipped_steps,
+            clipped_updates: self.report.clipped_updates,
             schedule_step: self.schedule_step,
             loss_scale: self.loss_scale,
             good_steps: self.good_steps,
@@ -118,8 +128,8 @@ impl Cpu {
     }
 
     pub(crate) fn set_counters(&mut self, counters: &Counters) {
-        let Counters { step, skipped_steps, .. } = *counters;
-        self.report = Report { step, skipped_steps, ..Report::default() };
+        let Counters { step, skipped_steps, clipped_updates, .. } = *counters;
+        self.report = Report { step, skipped_steps, clipped_updates, ..Report::default() };
         self.schedule_step = counters.schedule_step;
         self.loss_scale = counters.loss_scale;
         self.good_steps = counters.good_steps;

@@ -1,6 +1,6 @@
 //! `norm_partial`: Σ(g·scale)² of one chunk; and the second pass, over a tensor's chunks.
 
-use super::kernel::{At, Gradient, Kernel, Moments, Use};
+use super::kernel::{At, COUNTS, Gradient, Kernel, Moments, Use};
 use super::simd::{Isa, Vector};
 use crate::args::FADAM_FOLD_LANES;
 
@@ -15,7 +15,13 @@ impl Kernel for NormPartial {
     const MOMENTS: [Use; 3] = [Use::No; 3];
 
     #[inline(always)]
-    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(&self, isa: S, at: At, sums: &mut [S::V; 3]) {
+    unsafe fn vector<S: Isa, G: Gradient, M: Moments>(
+        &self,
+        isa: S,
+        at: At,
+        sums: &mut [S::V; 3],
+        _: &mut [S::V; COUNTS],
+    ) {
         // SAFETY: the caller's.
         let g = unsafe { G::load(isa, at.gradient) } * isa.splat(self.scale);
         sums[0] = g.mul_add(g, sums[0]);

@@ -1,7 +1,7 @@
 //! One step on the CPU: which sweeps run, and what is decided between them.
 
 use super::fisher_adam::FisherAdam;
-use super::kernel::{self, Chunk, Kernel, Sums, run};
+use super::kernel::{self, Chunk, Counts, Found, Kernel, Sums, run};
 use super::memory::Buffer;
 use super::moments::Ema;
 use super::norm::{NormPartial, fold_partials};
@@ -9,10 +9,10 @@ use super::stage::Random;
 use super::sweep::{Chunked, sweep};
 use super::{CHUNK, Cpu, Parameter, Partials, Simd};
 use crate::algorithm::Hyper;
-use crate::args::{AdamStep, FAdamStep, Progress};
+use crate::args::{AdamStep, FADAM_NEAR_EPS, FAdamScalars, Progress};
 use crate::backend::Job;
 use crate::optimizer::{Group, NonFinite, Policy};
-use crate::{Dtype, Master, Report, Rounding, Tensor};
+use crate::{Coordinates, Dtype, Master, Report, Rounding, Tensor};
 use std::ops::Range;
 use std::ptr::null_mut;
 
@@ -45,7 +45,7 @@ pub(super) enum Step {
     None,
     Adam(AdamStep),
     /// With the learning rate, from which a correction is made.
-    FAdam(FAdamStep, f64),
+    FAdam(FAdamScalars, f64),
     FisherAdam(FisherAdam),
 }
 
@@ -68,7 +68,7 @@ impl Task {
     }
 }
 
-/// Runs a kernel over every chunk of every tensor for which `kernel` gives one, and keeps the sums.
+/// Runs a kernel over every chunk of every tensor for which `kernel` gives one, and keeps what it finds.
 pub(super) fn run_all<K: Kernel>(
     simd: Simd,
     tasks: &[Task],
@@ -79,9 +79,15 @@ pub(super) fn run_all<K: Kernel>(
     sweep(tasks, elements(tasks), &|task: &Task, chunk| {
         if let Some(kernel) = kernel(task) {
             // SAFETY: `Cpu::new` checked the level; the chunk's memory is valid (see `Task`) and this thread's alone.
-            let sums = unsafe { run(simd, kernel, task.chunk(chunk)) };
+            let Found { sums, counts } = unsafe { run(simd, kernel, task.chunk(chunk)) };
+            let slot = task.chunks.start + chunk;
             // SAFETY: one slot a chunk, and the sweep visits each chunk once.
-            unsafe { slots.put(task.chunks.start + chunk, K::SUMS, sums) };
+            unsafe {
+                slots.put(slot, K::SUMS, sums);
+                if K::COUNTS {
+                    slots.put_counts(slot, counts);
+                }
+            }
         }
     });
 }
@@ -90,17 +96,19 @@ pub(super) fn elements(tasks: &[Task]) -> usize {
     tasks.iter().map(|task| task.tensor.len).sum()
 }
 
-/// The partial sums, written by many threads, each chunk's by one.
+/// The partial sums and counts, written by many threads, each chunk's by one.
 pub(super) struct Slots {
     sums: [*mut f32; 3],
+    counts: *mut Counts,
 }
 
-// SAFETY: `put` is the only access, and its contract forbids two threads in one slot.
+// SAFETY: `put` and `put_counts` are the only accesses, and their contract forbids two threads in one slot.
 unsafe impl Sync for Slots {}
 
 impl Slots {
     pub(super) fn new(partials: &mut Partials) -> Self {
-        Self { sums: partials.each_mut().map(|sums| sums.as_mut_ptr()) }
+        let Partials { sums, counts } = partials;
+        Self { sums: sums.each_mut().map(|sums| sums.as_mut_ptr()), counts: counts.as_mut_ptr() }
     }
 
     /// # Safety
@@ -110,6 +118,13 @@ impl Slots {
             // SAFETY: the caller's.
             unsafe { *self.sums[i].add(slot) = sums[i] };
         }
+    }
+
+    /// # Safety
+    /// As for `put`.
+    unsafe fn put_counts(&self, slot: usize, counts: Counts) {
+        // SAFETY: the caller's.
+        unsafe { *self.counts.add(slot) = counts };
     }
 }
 
@@ -144,6 +159,7 @@ impl Cpu {
         self.report = Report {
             step: self.report.step + 1,
             skipped_steps: self.report.skipped_steps,
+            clipped_updates: self.report.clipped_updates,
             ..Report::default()
         };
         let factor = policy.schedule.map_or(1.0, |schedule| schedule.factor(self.schedule_step));
@@ -163,7 +179,7 @@ impl Cpu {
             if policy.norms {
                 for task in &self.tasks {
                     let norms = self.parameters[task.index].norms.get_or_insert_default();
-                    norms.grad = fold(task, &self.partials[0]).sqrt();
+                    norms.grad = fold(task, &self.partials.sums[0]).sqrt();
                 }
             }
             if let Some(max) = policy.max_grad_norm {
@@ -199,6 +215,9 @@ impl Cpu {
         }
         if policy.norms {
             self.keep_norms(!reads_gradients);
+            if matches!(hyper, Hyper::FAdam(_)) {
+                self.keep_coordinates();
+            }
         }
         for task in &self.tasks {
             self.parameters[task.index].progress = task.progress;
@@ -278,7 +297,7 @@ impl Cpu {
         run_all(self.simd, &self.tasks, &mut self.partials, |_| Some(NormPartial { scale }));
         let mut pass = GradientPass { norm: 0.0, non_finite: None };
         for task in &self.tasks {
-            let sum = fold(task, &self.partials[0]);
+            let sum = fold(task, &self.partials.sums[0]);
             if !sum.is_finite() {
                 pass.non_finite.get_or_insert(task.index);
             }
@@ -293,7 +312,7 @@ impl Cpu {
     fn keep_norms(&mut self, with_gradients: bool) {
         let mut sums = [0.0; 3];
         for task in &self.tasks {
-            let [grad, update, parameter] = self.partials.each_ref().map(|partials| fold(task, partials));
+            let [grad, update, parameter] = self.partials.sums.each_ref().map(|sums| fold(task, sums));
             let norms = self.parameters[task.index].norms.get_or_insert_default();
             norms.update = update.sqrt();
             norms.parameter = parameter.sqrt();
@@ -308,6 +327,36 @@ impl Cpu {
         if with_gradients {
             self.report.grad_norm = Some(sums[0].sqrt());
         }
+    }
+
+    /// Adds up the counts that a kernel of FAdam with norms has left.
+    fn keep_coordinates(&mut self) {
+        let mut all = Coordinates::default();
+        for task in &self.tasks {
+            let tensor = coordinates(task, &self.partials.counts);
+            self.parameters[task.index].norms.get_or_insert_default().coordinates = Some(tensor);
+            all.count += tensor.count;
+            add(&mut all.near_eps, &tensor.near_eps);
+            add(&mut all.near_decay_limit, &tensor.near_decay_limit);
+        }
+        self.report.coordinates = Some(all);
+    }
+}
+
+/// The coordinates of one tensor, from the counts of its chunks.
+fn coordinates(task: &Task, counts: &[Counts]) -> Coordinates {
+    let mut all = Coordinates { count: task.tensor.len as u64, ..Coordinates::default() };
+    for chunk in &counts[task.chunks.clone()] {
+        let (near_eps, near_decay_limit) = chunk.split_at(FADAM_NEAR_EPS as usize);
+        add(&mut all.near_eps, near_eps);
+        add(&mut all.near_decay_limit, near_decay_limit);
+    }
+    all
+}
+
+fn add<T: Copy + Into<u64>>(sums: &mut [u64], parts: &[T]) {
+    for (sum, &part) in sums.iter_mut().zip(parts) {
+        *sum += part.into();
     }
 }
 
@@ -326,7 +375,8 @@ pub(crate) unsafe fn sum_of_squares(tensors: &[Tensor<'_>]) -> f64 {
             task
         })
         .collect();
-    let mut partials = [vec![0.0; end], Vec::new(), Vec::new()];
+    let sums = [vec![0.0; end], Vec::new(), Vec::new()];
+    let mut partials = Partials { sums, counts: Vec::new() };
     run_all(Simd::best(), &tasks, &mut partials, |_| Some(NormPartial { scale: 1.0 }));
-    total(&tasks, &partials[0])
+    total(&tasks, &partials.sums[0])
 }

@@ -186,6 +186,7 @@ pub(crate) struct Cuda {
 struct Figures {
     grad_norm: bool,
     update_norm: bool,
+    update_clip: bool,
 }
 
 /// Kernels are unloaded and pinned memory is freed only when the device has done with them.
@@ -362,6 +363,7 @@ impl Cuda {
         self.figures = Figures {
             grad_norm: policy.reads_gradients() || policy.norms,
             update_norm: policy.kappa.is_some() || policy.norms,
+            update_clip: policy.kappa.is_some(),
         };
         let midway = |doing| move |error| Failure::Midway(driver_error(doing)(error));
         if capturing {
@@ -434,16 +436,25 @@ impl Cuda {
     }
 
     pub(crate) fn counters(&mut self) -> Result<Counters, Error> {
-        let Control { step, skipped_steps, schedule_step, loss_scale, good_steps, .. } = self.control()?;
-        Ok(Counters { step, skipped_steps, schedule_step, loss_scale, good_steps })
+        let Control { step, skipped_steps, clipped_updates, schedule_step, loss_scale, good_steps, .. } =
+            self.control()?;
+        Ok(Counters { step, skipped_steps, clipped_updates, schedule_step, loss_scale, good_steps })
     }
 
     /// In the stream's order, as the settings are.
     pub(crate) fn set_counters(&mut self, counters: &Counters) -> Result<(), Error> {
         refuse_capture(&self.stream)?;
-        let Counters { step, skipped_steps, schedule_step, loss_scale, good_steps } = *counters;
-        let control =
-            Control { step, skipped_steps, schedule_step, loss_scale, good_steps, ..Control::default() };
+        let Counters { step, skipped_steps, clipped_updates, schedule_step, loss_scale, good_steps } =
+            *counters;
+        let control = Control {
+            step,
+            skipped_steps,
+            clipped_updates,
+            schedule_step,
+            loss_scale,
+            good_steps,
+            ..Control::default()
+        };
         let sending = driver_error("sending the counters");
         self.tables.set_control(&control).map_err(&sending)?;
         // What the mirrors held of a step that failed is no longer to be reported.
@@ -458,14 +469,22 @@ impl Cuda {
         let not_finite = self.unreported(&control);
         let skipped = control.skipped != 0;
         let unless_skipped = |known: bool, figure: f64| (known && !skipped).then_some(figure);
-        let mut report =
-            Report { step: control.step, skipped, skipped_steps: control.skipped_steps, ..Report::default() };
+        let mut report = Report {
+            step: control.step,
+            skipped,
+            skipped_steps: control.skipped_steps,
+            clipped_updates: control.clipped_updates,
+            ..Report::default()
+        };
         if control.step > self.loaded {
             report.grad_norm = self.figures.grad_norm.then_some(control.grad_norm);
             report.clip_coefficient = unless_skipped(true, control.clip_coefficient);
             report.learning_rate_factor = unless_skipped(true, control.learning_rate_factor);
             report.loss_scale = (control.last_loss_scale != 0.0).then_some(control.last_loss_scale);
             report.update_norm = unless_skipped(self.figures.update_norm, control.update_norm);
+            report.update_clip = unless_skipped(self.figures.update_clip, control.update_clip);
+            let counted = self.counts_coordinates() && !skipped;
+            report.coordinates = counted.then(|| control.coordinates.into());
         }
         Ok((report, not_finite))
     }
@@ -485,9 +504,20 @@ impl Cuda {
     }
 
     pub(crate) fn norms(&mut self, index: usize) -> Result<Option<Norms>, Error> {
-        let Record { grad_norm: grad, update_norm: update, parameter_norm: parameter, norms_known, .. } =
-            self.record(index)?;
-        Ok((norms_known != 0).then_some(Norms { grad, update, parameter }))
+        let Record {
+            grad_norm: grad,
+            update_norm: update,
+            parameter_norm: parameter,
+            norms_known,
+            coordinates,
+            ..
+        } = self.record(index)?;
+        let coordinates = self.counts_coordinates().then(|| coordinates.into());
+        Ok((norms_known != 0).then_some(Norms { grad, update, parameter, coordinates }))
+    }
+
+    fn counts_coordinates(&self) -> bool {
+        self.norms && matches!(self.algorithm, Algorithm::FAdam(_))
     }
 
     pub(crate) fn state(&mut self, index: usize) -> Result<State, Error> {

@@ -5,8 +5,9 @@ use super::buffer::{Buffer, Plain, Stage};
 use super::driver_error;
 use crate::algorithm::Hyper;
 use crate::args::{
-    AdamStep, Control, FADAM_CHUNK, FADAM_TASK_BF16, FADAM_TASK_BF16_GRADIENT, FADAM_TASK_MASTER,
-    FADAM_TASK_REMAINDER, FADAM_TASK_VECTOR, FAdamStep, FisherAdamScalars, Settings, StepArgs, Task,
+    AdamStep, ChunkCounts, Control, FADAM_CHUNK, FADAM_TASK_BF16, FADAM_TASK_BF16_GRADIENT,
+    FADAM_TASK_MASTER, FADAM_TASK_REMAINDER, FADAM_TASK_VECTOR, FAdamScalars, FisherAdamScalars, Settings,
+    StepArgs, Task,
 };
 use crate::{Dtype, Error, Master, Schedule};
 use cudarc::driver::{CudaStream, DriverError};
@@ -23,18 +24,20 @@ struct Layout {
 impl Layout {
     /// Of one task's scalars, whichever the algorithm.
     const SCALARS: usize = {
-        let (a, b, c) = (size_of::<AdamStep>(), size_of::<FAdamStep>(), size_of::<FisherAdamScalars>());
+        let (a, b, c) = (size_of::<AdamStep>(), size_of::<FAdamScalars>(), size_of::<FisherAdamScalars>());
         let larger = if a > b { a } else { b };
         (if larger > c { larger } else { c }).next_multiple_of(8)
     };
 
-    /// Offsets of the sums, the scalars and the partials behind the tasks; and the end.
-    fn offsets(self) -> [usize; 6] {
+    /// Offsets of the sums, the scalars, the partials and the counts behind the tasks; and the end.
+    fn offsets(self) -> [usize; 7] {
         let sums = self.tasks * size_of::<Task>();
         let scalars = sums + 3 * self.tasks * size_of::<f64>();
         let partials = scalars + self.tasks * Self::SCALARS;
         let row = self.chunks as usize * size_of::<f32>();
-        [sums, scalars, partials, partials + row, partials + 2 * row, partials + 3 * row]
+        let counts = partials + 3 * row;
+        let end = counts + self.chunks as usize * size_of::<ChunkCounts>();
+        [sums, scalars, partials, partials + row, partials + 2 * row, counts, end]
     }
 }
 
@@ -156,7 +159,7 @@ impl Tables {
     }
 
     fn renew_scratch(&mut self, layout: Layout) -> Result<(), Error> {
-        let scratch = Buffer::zeroed(&self.stream, layout.offsets()[5], TABLES)?;
+        let scratch = Buffer::zeroed(&self.stream, layout.offsets()[6], TABLES)?;
         let old = self.scratch.replace(scratch);
         if self.scratch_captured {
             self.retired.extend(old);
@@ -240,7 +243,7 @@ impl Tables {
 
     /// The argument of the kernels of the step that was prepared.
     pub(super) fn args(&self) -> StepArgs {
-        let [sums, scalars, partials @ .., _] = self.layout.offsets();
+        let [sums, scalars, partials @ .., counts, _] = self.layout.offsets();
         let scratch = self.scratch.as_ref().map_or(0, Buffer::address);
         let settings = self.settings.as_ref().map_or(0, Buffer::address);
         let at = |offset: usize| scratch + offset as u64;
@@ -254,6 +257,7 @@ impl Tables {
             partials: partials.map(at),
             sums: at(sums),
             control: self.control.address(),
+            counts: at(counts),
             ..StepArgs::default()
         }
     }

@@ -120,6 +120,11 @@ impl Fields {
         self.take(key, "a whole number of at most 2^53", |value| whole(&value))
     }
 
+    /// As `whole`, of a field that older files do not have.
+    pub(super) fn whole_or_zero(&mut self, key: &str) -> Result<u64, Fault> {
+        if self.map.contains_key(key) { self.whole(key) } else { Ok(0) }
+    }
+
     pub(super) fn number(&mut self, key: &str) -> Result<f64, Fault> {
         self.take(key, "a number", |value| value.as_f64())
     }

@@ -51,6 +51,7 @@ pub(super) fn describe(optimizer: &mut Optimizer) -> Result<Map<String, Value>, 
     let counters = json!({
         "step": counters.step,
         "skipped_steps": counters.skipped_steps,
+        "clipped_updates": counters.clipped_updates,
         "schedule_step": counters.schedule_step,
         "loss_scale": bits(counters.loss_scale),
         "good_steps": counters.good_steps,
@@ -223,13 +224,14 @@ fn counters(value: Value) -> Result<Counters, Fault> {
     let counters = Counters {
         step: fields.whole("step")?,
         skipped_steps: fields.whole("skipped_steps")?,
+        clipped_updates: fields.whole_or_zero("clipped_updates")?,
         schedule_step: fields.whole("schedule_step")?,
         loss_scale: loss_scale(&mut fields)?,
         good_steps: fields.whole("good_steps")?,
     };
     fields.finish()?;
-    if counters.skipped_steps > counters.step {
-        return wrong("it counts more skipped steps than steps");
+    if counters.skipped_steps + counters.clipped_updates > counters.step {
+        return wrong("it counts more skipped steps and clipped updates than steps");
     }
     Ok(counters)
 }

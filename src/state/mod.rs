@@ -98,7 +98,7 @@ impl Optimizer {
     /// | `optimizer` | JSON: algorithm, hyper-parameters and policies as they stand, as the example `replay` takes them |
     /// | `groups` | JSON: the hyper-parameters of each group, the default one first |
     /// | `parameters` | JSON, in the order of registration: name, length, dtype, group, step count, the step in which master and average began (0: the next one), and β1^t and β2^t as the bits of their f64 in hexadecimal |
-    /// | `counters` | JSON: how often `step` was called, and skipped; the next step's place in the schedule; the loss scale, as the bits of an f64 (0: none), and the good steps since it changed |
+    /// | `counters` | JSON: how often `step` was called, and skipped, and κ fired; the next step's place in the schedule; the loss scale, as the bits of an f64 (0: none), and the good steps since it changed |
     /// | `checksums` | JSON: the CRC-32 of each tensor's bytes, in hexadecimal |
     /// | `header_checksum` | the CRC-32 of the header with `00000000` in the place of this one |
     ///

@@ -5,8 +5,8 @@
 #![allow(dead_code, unreachable_pub)] // a module of several tests, none of which uses all of it
 
 use fadam::{
-    Adam, Algorithm, Builder, Dtype, Error, FAdam, FisherAdam, Group, Master, NonFinite, Optimizer, Rounding,
-    Simd, State, Tensor, TensorMut, Update,
+    Adam, Algorithm, Builder, Coordinates, Dtype, Error, FAdam, FisherAdam, Group, Master, NonFinite,
+    Optimizer, Rounding, Simd, State, Tensor, TensorMut, Update,
 };
 use half::bf16;
 use std::ops::RangeInclusive;
@@ -624,12 +624,17 @@ impl Trajectory {
                 [report.grad_norm, report.clip_coefficient, report.update_norm],
             );
             assert_eq!(report.step, step);
+            outcome.counts(format!("step {step}"), report.coordinates);
+            let clips = vec![report.update_clip.map_or(0, bits), report.clipped_updates];
+            outcome.1.push((format!("clipping of step {step} (by kappa; so far)"), clips));
             for (tensor, parameter) in parameters.iter().enumerate() {
                 let values = read(parameter);
                 outcome.floats(format!("parameter {tensor} after step {step}"), &values);
             }
             for (tensor, &id) in ids.iter().enumerate().filter(|_| self.norms) {
                 let norms = optimizer.norms_of(id).unwrap();
+                outcome
+                    .counts(format!("{tensor} after step {step}"), norms.and_then(|norms| norms.coordinates));
                 outcome.norms(tensor, step, norms.map(|norms| [norms.grad, norms.update, norms.parameter]));
             }
             for (tensor, &id) in ids.iter().enumerate() {
@@ -714,9 +719,10 @@ pub fn shifted<T: Copy>(values: &[T], offset: usize, filler: T) -> Vec<T> {
     copy
 }
 
-/// All result bits of a trajectory, with a label for each stretch. Every NaN is the same NaN.
+/// All result bits of a trajectory, with a label for each stretch. Every NaN is the same NaN. And what reports count on the
+/// way, which is in no recorded hash, and nothing but the library counts.
 #[derive(Debug, Default)]
-pub struct Outcome(Vec<(String, Vec<u64>)>);
+pub struct Outcome(Vec<(String, Vec<u64>)>, Vec<(String, Vec<u64>)>);
 
 fn bits(x: f64) -> u64 {
     if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() }
@@ -741,6 +747,14 @@ impl Outcome {
             ),
             words,
         ));
+    }
+
+    fn counts(&mut self, of: String, coordinates: Option<Coordinates>) {
+        let words =
+            coordinates.map_or(vec![], |Coordinates { count, near_eps, near_decay_limit, .. }| {
+                [&[count], &near_eps[..], &near_decay_limit[..]].concat()
+            });
+        self.1.push((format!("coordinates of {of} (count; near eps; near the decay's limit)"), words));
     }
 
     pub fn norms(&mut self, tensor: usize, step: u64, norms: Option<[f64; 3]>) {
@@ -780,11 +794,17 @@ impl Outcome {
         self.0.push((label, values.iter().map(word).collect()));
     }
 
+    /// For a comparison with what counts nothing.
+    pub fn without_counts(self) -> Self {
+        Self(self.0, vec![])
+    }
+
     /// # Panics
     /// Names the first bits that differ.
     pub fn assert_same_bits(&self, other: &Self, what: &str) {
         assert_eq!(self.0.len(), other.0.len(), "{what}: another number of results");
-        for ((label, here), (other_label, there)) in self.0.iter().zip(&other.0) {
+        let counts = self.1.iter().zip(&other.1);
+        for ((label, here), (other_label, there)) in self.0.iter().zip(&other.0).chain(counts) {
             assert_eq!(label, other_label, "{what}");
             assert_eq!(here.len(), there.len(), "{what}: {label}");
             let different = here.iter().zip(there).filter(|(a, b)| a != b).count();

@@ -166,6 +166,13 @@ impl Vector for F32x8 {
         Self(unsafe { _mm256_blendv_ps(self.0, other.0, greater) })
     }
     #[inline(always)]
+    fn count_less(self, a: Self, b: Self) -> Self {
+        unsafe {
+            let minus_one = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(a.0, b.0));
+            Self(_mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(self.0), minus_one)))
+        }
+    }
+    #[inline(always)]
     fn nearest_bf16(self) -> Self {
         unsafe {
             let bits = _mm256_castps_si256(self.0);

@@ -155,6 +155,14 @@ impl Vector for F32x16 {
         Self(unsafe { _mm512_mask_blend_ps(greater, self.0, other.0) })
     }
     #[inline(always)]
+    fn count_less(self, a: Self, b: Self) -> Self {
+        unsafe {
+            let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a.0, b.0);
+            let count = _mm512_castps_si512(self.0);
+            Self(_mm512_castsi512_ps(_mm512_mask_add_epi32(count, less, count, _mm512_set1_epi32(1))))
+        }
+    }
+    #[inline(always)]
     fn nearest_bf16(self) -> Self {
         unsafe {
             let bits = _mm512_castps_si512(self.0);

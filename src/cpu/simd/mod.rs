@@ -177,6 +177,8 @@ pub(crate) trait Vector: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Ou
     fn select_max(self, other: Self) -> Self;
     /// self > other ? other : self
     fn select_min(self, other: Self) -> Self;
+    /// A count by the bits of each lane: one more where a < b.
+    fn count_less(self, a: Self, b: Self) -> Self;
     /// To the nearest bf16, ties to even; still as f32.
     fn nearest_bf16(self) -> Self;
     /// To one of the two bf16 around it, by WIDTH random u16; still as f32.
@@ -207,6 +209,15 @@ pub(crate) fn pow<S: Isa>(isa: S, base: S::V, exponent: f32) -> S::V {
     }
     // SAFETY: as above.
     unsafe { isa.load(lanes.as_ptr()) }
+}
+
+/// All lanes of a count.
+#[inline(always)]
+pub(crate) fn count<S: Isa>(lanes: S::V) -> u32 {
+    let mut counts = [0.0_f32; LANES];
+    // SAFETY: a vector is no wider than LANES.
+    unsafe { lanes.store(counts.as_mut_ptr()) };
+    counts[..S::V::WIDTH].iter().map(|count| count.to_bits()).sum()
 }
 
 /// Folds LANES lanes by halves: lane j takes lane j + 64, then j + 32, … j + 1. Part of the numerics contract.

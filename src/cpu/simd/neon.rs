@@ -154,6 +154,13 @@ impl Vector for F32x4 {
         Self(unsafe { vbslq_f32(vcgtq_f32(self.0, other.0), other.0, self.0) })
     }
     #[inline(always)]
+    fn count_less(self, a: Self, b: Self) -> Self {
+        unsafe {
+            let minus_one = vcltq_f32(a.0, b.0);
+            Self(vreinterpretq_f32_u32(vsubq_u32(vreinterpretq_u32_f32(self.0), minus_one)))
+        }
+    }
+    #[inline(always)]
     fn nearest_bf16(self) -> Self {
         unsafe {
             let bits = vreinterpretq_u32_f32(self.0);

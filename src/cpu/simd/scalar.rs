@@ -85,6 +85,10 @@ impl Vector for f32 {
         if self > other { other } else { self }
     }
     #[inline(always)]
+    fn count_less(self, a: f32, b: f32) -> f32 {
+        f32::from_bits(self.to_bits() + u32::from(a < b))
+    }
+    #[inline(always)]
     fn nearest_bf16(self) -> f32 {
         let bits = self.to_bits();
         let up = if self.is_nan() { bits | QUIET } else { bits + 0x7fff + (bits >> 16 & 1) };
