@@ -2,10 +2,10 @@
 //! and how close the decay comes to its limit. The same few lines watch any run of one's own.
 
 use crate::canvas::{self, Axis, BLUE, GREEN, ORANGE, PINK, Panel, RED, Series};
-use crate::random::generator;
 use crate::run;
 use crate::task::Task;
 use crate::variant::Variant;
+use crate::weights::generator;
 use anyhow::{Context, Result};
 use candle_nn::Optimizer as _;
 use fadam::{Coordinates, Report};
@@ -33,7 +33,8 @@ pub(crate) fn diagnose(task: &dyn Task, variant: &Variant, lr: f64, steps: usize
         optimizer.step(&model.loss(&mut batches)?.backward()?)?;
         reports.push(optimizer.report()?);
     }
-    let coordinates = reports.first().and_then(|report| report.coordinates).context("no step was reported")?;
+    let coordinates =
+        reports.first().and_then(|report| report.coordinates).context("no step was reported")?;
     let kappa = variant.kappa.context("without κ there is no bound to watch")?;
     Ok(Diagnosis { task: task.name(), root: (coordinates.count as f64).sqrt(), kappa, reports })
 }
@@ -61,7 +62,8 @@ impl Diagnosis {
 
     /// How often κ fired, and how many coordinates were near a limit in the middle of the run.
     pub(crate) fn table(&self) -> String {
-        let (steps, fired) = (self.reports.len(), self.reports.last().map_or(0, |report| report.clipped_updates));
+        let (steps, fired) =
+            (self.reports.len(), self.reports.last().map_or(0, |report| report.clipped_updates));
         let middle = &self.reports[steps / 2];
         let per_cent = |share: f64| format!("{:.2} %", 100.0 * share);
         format!(
@@ -95,9 +97,11 @@ impl Diagnosis {
         length.series = vec![curve, fired];
         length.y_marks = vec![self.kappa];
 
-        let mut near_eps = panel("ε_t in d = √ŝ + ε_t", Axis::numbers("share of coordinates, %", (-2.0, 102.0)));
+        let mut near_eps =
+            panel("ε_t in d = √ŝ + ε_t", Axis::numbers("share of coordinates, %", (-2.0, 102.0)));
         near_eps.series = shares(&self.reports, eps, &["> 1/2", "> 1/10", "> 1/100", "> 1/1000"]);
-        let mut near_limit = panel("decay ηλ/d, limit: decay_cap", Axis::numbers("share of coordinates, %", (-2.0, 102.0)));
+        let mut near_limit =
+            panel("decay ηλ/d, limit: decay_cap", Axis::numbers("share of coordinates, %", (-2.0, 102.0)));
         near_limit.series = shares(&self.reports, decay, &["at the limit", "> 1/10 of it", "> 1/100 of it"]);
         let mut panels = vec![length, near_eps, near_limit];
         for panel in &mut panels {
@@ -119,7 +123,11 @@ fn decay(report: &Report) -> [f64; 3] {
     near_decay_limit.map(|near| near as f64 / count as f64)
 }
 
-fn shares<const N: usize>(reports: &[Report], of: fn(&Report) -> [f64; N], labels: &[&str; N]) -> Vec<Series> {
+fn shares<const N: usize>(
+    reports: &[Report],
+    of: fn(&Report) -> [f64; N],
+    labels: &[&str; N],
+) -> Vec<Series> {
     let curve = |(i, (label, color)): (usize, (&&str, _))| {
         let point = |report: &Report| (report.step as f64, 100.0 * of(report)[i]);
         Series { line: reports.iter().map(point).collect(), ..Series::new(*label, color) }

@@ -3,12 +3,12 @@
 //! learns the same pixels as a number and as one of 17 levels.
 
 use crate::canvas::{self, Axis, BLUE, ORANGE, Panel, Series};
-use crate::random::generator;
 use crate::run;
 use crate::stats::Estimate;
 use crate::task::Model as _;
 use crate::tasks::{Guesser, Pixels};
 use crate::variant::Variant;
+use crate::weights::generator;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use candle_nn::Optimizer as _;
@@ -43,8 +43,10 @@ pub(crate) struct Ratios {
 
 /// Trains, and takes the traces.
 pub(crate) fn measure(case: &Case<'_>) -> Result<Ratios> {
-    let by_seed: Vec<Vec<f64>> = SEEDS.into_par_iter().map(|seed| ratios(case, seed)).collect::<Result<_>>()?;
-    let ratios = (0..=PARTS).map(|part| Estimate::of(&by_seed.iter().map(|ratios| ratios[part]).collect::<Vec<_>>()));
+    let by_seed: Vec<Vec<f64>> =
+        SEEDS.into_par_iter().map(|seed| ratios(case, seed)).collect::<Result<_>>()?;
+    let ratios =
+        (0..=PARTS).map(|part| Estimate::of(&by_seed.iter().map(|ratios| ratios[part]).collect::<Vec<_>>()));
     let ratios = ratios.collect::<Option<_>>().context("a seed is no estimate")?;
     Ok(Ratios { label: case.label, steps: case.steps, ratios })
 }

@@ -18,8 +18,6 @@ mod page;
 mod plan;
 mod plot;
 mod progress;
-#[path = "../common/random.rs"]
-mod random;
 mod results;
 mod run;
 mod stats;
@@ -29,6 +27,8 @@ mod tasks;
 #[path = "../common/threads.rs"]
 mod threads;
 mod variant;
+#[path = "../common/weights.rs"]
+mod weights;
 mod work;
 
 use anyhow::Result;
@@ -132,7 +132,9 @@ fn fisher(plan: &Plan<'_>, results: &Results, output: &Output) -> Result<Option<
     let [ink, bins] = tasks::pixels()?;
     let mut found = Vec::new();
     for (pixels, label) in [(&ink, "as a number (ink)"), (&bins, "as a level (bins)")] {
-        let Some(task) = plan.tasks.iter().position(|task| task.name() == pixels.name()) else { return Ok(None) };
+        let Some(task) = plan.tasks.iter().position(|task| task.name() == pixels.name()) else {
+            return Ok(None);
+        };
         let (variant, lr) = (plan.variant(BASELINE)?, results.row(task, BASELINE)?.lr);
         let case = fisher::Case { pixels, label, variant, lr, steps: plan.steps(&*plan.tasks[task]) };
         found.push(fisher::measure(&case)?);

@@ -22,9 +22,12 @@ fn filled(text: &str, tables: &[(String, String)]) -> Result<String> {
     let mut filled = String::new();
     let mut rest = text;
     while let Some((before, from_name)) = rest.split_once(BEGIN) {
-        let named = from_name.split_once(" -->").and_then(|(name, after)| Some((name, after.split_once(END)?.1)));
+        let named =
+            from_name.split_once(" -->").and_then(|(name, after)| Some((name, after.split_once(END)?.1)));
         let Some((name, after)) = named else { bail!("a table has no end") };
-        let Some((_, table)) = tables.iter().find(|table| table.0 == name) else { bail!("there is no table {name}") };
+        let Some((_, table)) = tables.iter().find(|table| table.0 == name) else {
+            bail!("there is no table {name}")
+        };
         filled.push_str(&format!("{before}{BEGIN}{name} -->\n\n{table}\n{END}"));
         rest = after;
     }

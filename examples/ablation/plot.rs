@@ -48,11 +48,7 @@ fn effects(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         let mut panel = Panel::new(about.name(), x, Axis::names("", labels));
         panel.y_label_area = if first { 190 } else { 10 };
         panel.x_marks = vec![0.0];
-        let mut of = [
-            Series::new("better", BLUE),
-            Series::new("undecided", GREY),
-            Series::new("worse", RED),
-        ];
+        let mut of = [Series::new("better", BLUE), Series::new("undecided", GREY), Series::new("worse", RED)];
         for (y, name) in names.iter().enumerate() {
             let Some(found) = between(results, task, (name, BASELINE))? else { continue };
             let kind = match found.is_certain() {
@@ -89,7 +85,9 @@ fn curves(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
             let count = row.runs.iter().map(|run| run.training.len()).min().unwrap_or(0);
             for i in 0..count {
                 let values = training(row, i);
-                let Some(mean) = Estimate::of(&values.iter().copied().flatten().collect::<Vec<_>>()) else { continue };
+                let Some(mean) = Estimate::of(&values.iter().copied().flatten().collect::<Vec<_>>()) else {
+                    continue;
+                };
                 loss.line.push((at(i, count), mean.mean));
                 let Some(found) = Estimate::change(&values, &training(base, i)) else { continue };
                 change.line.push((at(i, count), found.mean));
@@ -102,9 +100,13 @@ fn curves(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
             changes.push(change);
         }
         let x = Axis::numbers("step", (0.0, steps));
-        let high = losses[0].line.get((losses[0].line.len() as f64 * BEGINNING) as usize).map_or(1.0, |point| point.1);
+        let high = losses[0]
+            .line
+            .get((losses[0].line.len() as f64 * BEGINNING) as usize)
+            .map_or(1.0, |point| point.1);
         let all = || losses.iter().flat_map(|series| &series.line).map(|point| point.1);
-        let (low, high) = (all().fold(f64::INFINITY, f64::min).min(high), high.max(all().fold(f64::INFINITY, f64::min)));
+        let (low, high) =
+            (all().fold(f64::INFINITY, f64::min).min(high), high.max(all().fold(f64::INFINITY, f64::min)));
         let room = 0.05 * (high - low).max(1e-6);
         let range = (low - room, high + room);
         for series in &mut losses {
@@ -131,7 +133,10 @@ fn curves(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
 }
 
 fn training(row: &Row, i: usize) -> Vec<Option<f64>> {
-    row.runs.iter().map(|Outcome { training, validation, .. }| validation.and(training.get(i).copied())).collect()
+    row.runs
+        .iter()
+        .map(|Outcome { training, validation, .. }| validation.and(training.get(i).copied()))
+        .collect()
 }
 
 /// Validation losses by learning rate; a panel a task.
@@ -187,10 +192,9 @@ fn settings(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
                 let within = |y: f64| (x, y.clamp(-REACH, REACH));
                 series.line.push((x, change.mean));
                 series.points.push((x, change.mean));
-                series.whiskers.push([
-                    within(change.mean - change.half_width),
-                    within(change.mean + change.half_width),
-                ]);
+                series
+                    .whiskers
+                    .push([within(change.mean - change.half_width), within(change.mean + change.half_width)]);
             }
             panel.series.push(series);
         }

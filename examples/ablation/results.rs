@@ -58,7 +58,12 @@ impl Results {
     }
 
     /// Does what the log does not have.
-    pub(crate) fn collect(plan: &Plan<'_>, threads: usize, log: &mut Log, progress: &mut Progress) -> Result<Self> {
+    pub(crate) fn collect(
+        plan: &Plan<'_>,
+        threads: usize,
+        log: &mut Log,
+        progress: &mut Progress,
+    ) -> Result<Self> {
         let cells = plan.cells();
         let mut specs = Vec::new();
 
@@ -89,7 +94,13 @@ impl Results {
         Ok(results)
     }
 
-    fn sweep(&mut self, plan: &Plan<'_>, threads: usize, log: &mut Log, progress: &mut Progress) -> Result<()> {
+    fn sweep(
+        &mut self,
+        plan: &Plan<'_>,
+        threads: usize,
+        log: &mut Log,
+        progress: &mut Progress,
+    ) -> Result<()> {
         let sweeps: Vec<(&'static Sweep, Vec<(f64, Variant)>)> =
             SWEEPS.iter().map(|sweep| (sweep, sweep.variants(plan.variants))).collect();
         let mut jobs = Vec::new();

@@ -1,8 +1,8 @@
 //! One run: a task, an optimizer, a learning rate, a seed.
 
-use crate::random::generator;
 use crate::task::{Model, Part, Task};
 use crate::variant::Variant;
+use crate::weights::{elements, generator};
 use anyhow::Result;
 use fadam::candle::Optimizer;
 use fadam::{Builder, Schedule};
@@ -53,14 +53,18 @@ pub(crate) fn optimizer(model: &dyn Model, variant: &Variant, lr: f64, steps: us
 }
 
 /// The same, with norms and how the coordinates lie in its reports. The steps have the same bits.
-pub(crate) fn watched_optimizer(model: &dyn Model, variant: &Variant, lr: f64, steps: usize) -> Result<Optimizer> {
+pub(crate) fn watched_optimizer(
+    model: &dyn Model,
+    variant: &Variant,
+    lr: f64,
+    steps: usize,
+) -> Result<Optimizer> {
     Ok(Optimizer::from_varmap(model.weights(), builder(model, variant, lr, steps).norms(true))?)
 }
 
 fn builder(model: &dyn Model, variant: &Variant, lr: f64, steps: usize) -> Builder {
-    let elements = model.weights().all_vars().iter().map(|var| var.elem_count()).sum();
     let warm_up = (steps as f64 * WARM_UP) as u64;
-    variant.builder(lr, elements).schedule(Schedule::cosine(warm_up, steps as u64, 0.0))
+    variant.builder(lr, elements(model.weights())).schedule(Schedule::cosine(warm_up, steps as u64, 0.0))
 }
 
 /// Trains.

@@ -1,10 +1,10 @@
 //! The tables of the report, in Markdown.
 
 use crate::plan::{LEARNING_RATES, Plan};
-use crate::random::generator;
 use crate::results::{Results, Swept};
 use crate::stats::Estimate;
 use crate::variant::{BASELINE, CORRECTIONS, SWEEPS, Sweep};
+use crate::weights::{elements, generator};
 use anyhow::Result;
 use std::fmt::Write;
 
@@ -60,7 +60,7 @@ fn tasks(plan: &Plan<'_>) -> Result<Cells> {
     let mut cells = vec![["task", "what", "parameters", "steps"].map(str::to_owned).to_vec()];
     for task in plan.tasks {
         let model = task.model(&mut generator(0, 0))?;
-        let parameters: usize = model.weights().all_vars().iter().map(|var| var.elem_count()).sum();
+        let parameters = elements(model.weights());
         let steps = plan.steps(&**task);
         cells.push(vec![task.name().to_owned(), task.about(), parameters.to_string(), steps.to_string()]);
     }
@@ -98,7 +98,11 @@ fn effects(plan: &Plan<'_>, results: &Results) -> Result<Cells> {
 }
 
 /// By how many per cent the first one's test loss lies above the second's.
-pub(crate) fn between(results: &Results, task: usize, (with, without): (&str, &str)) -> Result<Option<Estimate>> {
+pub(crate) fn between(
+    results: &Results,
+    task: usize,
+    (with, without): (&str, &str),
+) -> Result<Option<Estimate>> {
     Ok(Estimate::change(&results.row(task, with)?.test(0), &results.row(task, without)?.test(0)))
 }
 

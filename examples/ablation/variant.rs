@@ -172,7 +172,10 @@ pub(crate) const CORRECTIONS: [Correction; 4] = [
         name: "natural-gradient clipping",
         pairs: &[("Adam + κ", ADAM), (FADAM, "FAdam − κ"), (FISHER_ADAM, "FisherAdam − clip")],
     },
-    Correction { name: "preconditioning before momentum", pairs: &[("Adam + order", ADAM), (FISHER_ADAM, FADAM)] },
+    Correction {
+        name: "preconditioning before momentum",
+        pairs: &[("Adam + order", ADAM), (FISHER_ADAM, FADAM)],
+    },
 ];
 
 /// A setting, swept at the learning rate that its optimizer was found to like, all others as they are.
@@ -249,8 +252,7 @@ pub(crate) const SWEEPS: [Sweep; 6] = [
         preset: FISHER_DECAY,
         values: &[0.0, 0.001, 0.01, 0.1],
         set: |variant, decay| {
-            variant.algorithm =
-                FisherAdam { weight_decay: decay, ..fisher_adam(true, true, true) }.into()
+            variant.algorithm = FisherAdam { weight_decay: decay, ..fisher_adam(true, true, true) }.into()
         },
     },
 ];

@@ -18,7 +18,12 @@ pub(crate) struct Job<'a> {
 }
 
 /// Does the jobs that the log does not have, and returns what came of each.
-pub(crate) fn run_all(jobs: &[Job<'_>], threads: usize, log: &mut Log, progress: &mut Progress) -> Result<Vec<Outcome>> {
+pub(crate) fn run_all(
+    jobs: &[Job<'_>],
+    threads: usize,
+    log: &mut Log,
+    progress: &mut Progress,
+) -> Result<Vec<Outcome>> {
     let mut missing = Vec::new();
     for job in jobs {
         match log.get(&job.spec)? {
@@ -50,6 +55,8 @@ pub(crate) fn run_all(jobs: &[Job<'_>], threads: usize, log: &mut Log, progress:
         }
         anyhow::Ok(())
     })?;
-    let outcome = |job: &Job<'_>| log.get(&job.spec)?.cloned().context("a run was not done: no thread could be started");
+    let outcome = |job: &Job<'_>| {
+        log.get(&job.spec)?.cloned().context("a run was not done: no thread could be started")
+    };
     jobs.iter().map(outcome).collect()
 }

@@ -10,11 +10,11 @@ use plotters::style::{FontStyle, register_font};
 use std::path::Path;
 
 /// The name our font is registered by: the machine may have none.
-pub(crate) const FONT: &str = "sans-serif";
-pub(crate) const TEXT: RGBColor = RGBColor(20, 20, 20);
-pub(crate) const GRID: RGBColor = RGBColor(225, 225, 225);
+const FONT: &str = "sans-serif";
+const TEXT: RGBColor = RGBColor(20, 20, 20);
+const GRID: RGBColor = RGBColor(225, 225, 225);
 /// Of a line in a legend, in pixels.
-pub(crate) const LEGEND_LINE: i32 = 48;
+const LEGEND_LINE: i32 = 48;
 
 // Of Okabe and Ito's palette, which colour-blind people can tell apart.
 pub(crate) const BLACK: RGBColor = RGBColor(0, 0, 0);
@@ -27,11 +27,11 @@ pub(crate) const GREY: RGBColor = RGBColor(150, 150, 150);
 
 /// Dash and gap in pixels; `None` is a line without gaps.
 pub(crate) type Dashes = Option<(u32, u32)>;
-pub(crate) type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, BitMapBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// A white area that becomes a PNG file when it is presented.
-pub(crate) fn open(path: &Path, size: (u32, u32)) -> Result<Area<'_>> {
+fn open(path: &Path, size: (u32, u32)) -> Result<Area<'_>> {
     register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
         .map_err(|_| anyhow!("the plot's font does not parse"))?;
     let area = BitMapBackend::new(path, size).into_drawing_area();
@@ -40,7 +40,7 @@ pub(crate) fn open(path: &Path, size: (u32, u32)) -> Result<Area<'_>> {
 }
 
 /// A line without gaps is one dash that is longer than any plot.
-pub(crate) fn dash_and_gap(dashes: Dashes) -> (u32, u32) {
+fn dash_and_gap(dashes: Dashes) -> (u32, u32) {
     dashes.unwrap_or((1 << 14, 0))
 }
 
@@ -60,6 +60,8 @@ pub(crate) struct Series {
     pub(crate) label: String,
     pub(crate) color: RGBColor,
     pub(crate) dashes: Dashes,
+    /// A line that stands behind others.
+    pub(crate) thin: bool,
     pub(crate) line: Vec<(f64, f64)>,
     /// x, and from where to where y goes.
     pub(crate) band: Vec<(f64, f64, f64)>,
@@ -89,6 +91,7 @@ impl Series {
             label: label.into(),
             color,
             dashes: None,
+            thin: false,
             line: Vec::new(),
             band: Vec::new(),
             points: Vec::new(),
@@ -111,7 +114,7 @@ impl Panel {
         }
     }
 
-    pub(crate) fn draw(&self, area: &Area<'_>) -> Result<()> {
+    fn draw(&self, area: &Area<'_>) -> Result<()> {
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, (FONT, 24).into_font().color(&TEXT))
             .margin(12)
@@ -192,7 +195,8 @@ impl Axis {
 
 impl Series {
     fn draw(&self, chart: &mut Chart<'_, '_>) -> Result<()> {
-        let (color, style) = (self.color, self.color.stroke_width(3));
+        let color = self.color;
+        let style = if self.thin { color.mix(0.5).stroke_width(1) } else { color.stroke_width(3) };
         if !self.band.is_empty() {
             let there = self.band.iter().map(|&(x, low, _)| (x, low));
             let back = self.band.iter().rev().map(|&(x, _, high)| (x, high));
@@ -216,7 +220,11 @@ impl Series {
 /// Draws panels in rows into a PNG file, each row of the same number.
 pub(crate) fn draw(path: &Path, size: (u32, u32), title: &str, rows: &[Vec<Panel>]) -> Result<()> {
     let area = open(path, size)?;
-    let below = if title.is_empty() { area.clone() } else { area.titled(title, (FONT, 30).into_font().color(&TEXT))? };
+    let below = if title.is_empty() {
+        area.clone()
+    } else {
+        area.titled(title, (FONT, 30).into_font().color(&TEXT))?
+    };
     let columns = rows.first().map_or(1, Vec::len);
     let parts = below.split_evenly((rows.len(), columns));
     for (panel, part) in rows.iter().flatten().zip(&parts) {

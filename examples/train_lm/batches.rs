@@ -2,7 +2,7 @@
 
 use crate::corpus::Corpus;
 use crate::model::{CONTEXT, LAGS};
-use crate::random::index;
+use crate::weights::index;
 use rand_chacha::ChaCha8Rng;
 
 /// Sequences in a step.

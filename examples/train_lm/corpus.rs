@@ -31,8 +31,6 @@ const HELD_OUT_EVERY: usize = 10;
 pub(crate) struct Corpus {
     pub(crate) train: Vec<u8>,
     pub(crate) held_out: Vec<u8>,
-    /// A beginning for the models to continue.
-    pub(crate) prompt: &'static str,
     files: usize,
     source: String,
 }
@@ -47,17 +45,16 @@ impl Corpus {
         let texts = files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
         let texts: Vec<_> = texts.into_iter().filter(|text| !text.is_empty() && !text.contains(&0)).collect();
         ensure!(!texts.is_empty(), "{source} has no text in it");
-        let prompt = if path.is_some() { "" } else { "    pub fn new(" };
-        Ok(Self::split(&texts, prompt, source))
+        Ok(Self::split(&texts, source))
     }
 
     /// Whole files are held out, so that nothing the model is measured on sits next to something it has seen.
     /// A single file can only be cut.
-    fn split(texts: &[Vec<u8>], prompt: &'static str, source: String) -> Self {
+    fn split(texts: &[Vec<u8>], source: String) -> Self {
         let files = texts.len();
         if let [text] = texts {
             let (train, held_out) = text.split_at(text.len() - text.len() / HELD_OUT_EVERY);
-            return Self { train: train.to_vec(), held_out: held_out.to_vec(), prompt, files, source };
+            return Self { train: train.to_vec(), held_out: held_out.to_vec(), files, source };
         }
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
         for (i, text) in texts.iter().enumerate() {
@@ -65,7 +62,7 @@ impl Corpus {
             let part = if i % HELD_OUT_EVERY == 1 { &mut held_out } else { &mut train };
             part.extend_from_slice(text);
         }
-        Self { train, held_out, prompt, files, source }
+        Self { train, held_out, files, source }
     }
 
     /// Refuses a corpus of which a part has fewer than `bytes` bytes.

@@ -3,6 +3,8 @@
 //! `cargo run --release --example train_lm` needs no option and no download.
 
 mod batches;
+#[path = "../common/canvas.rs"]
+mod canvas;
 mod checkpoint;
 mod corpus;
 #[path = "../common/files.rs"]
@@ -14,13 +16,13 @@ mod optimizer;
 mod output;
 mod plot;
 mod progress;
-#[path = "../common/random.rs"]
-mod random;
 mod sample;
 mod stepper;
 #[path = "../common/threads.rs"]
 mod threads;
 mod train;
+#[path = "../common/weights.rs"]
+mod weights;
 
 use anyhow::Result;
 use clap::error::ErrorKind;
@@ -163,8 +165,9 @@ fn run(options: &Options) -> Result<()> {
     let train = |&choice| train::train(choice, &setup, &output, options.resume);
     let runs = choices.iter().map(train).collect::<Result<Vec<_>>>()?;
     println!("\n{}", output::table(&runs));
+    let prompt = if options.corpus.is_some() { "" } else { "    pub fn new(" };
     for run in &runs {
-        let text = sample::sample(&run.model, corpus.prompt, &mut random::generator(options.seed, 2))?;
+        let text = sample::sample(&run.model, prompt, &mut weights::generator(options.seed, 2))?;
         println!("{} writes:\n{text}\n", run.choice);
     }
     save(&output, &runs)?;

@@ -3,7 +3,7 @@
 //! Everything is made of candle's differentiable operations, so it runs wherever candle does. They are chosen by what
 //! their gradients cost on a CPU.
 
-use crate::random::{fan_in, weight};
+use crate::weights::{fan_in, weight};
 use anyhow::Result;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{VarMap, loss};
@@ -85,10 +85,6 @@ impl Model {
         Ok(Self { weights, embeddings, position, blocks, logits, width, mask })
     }
 
-    pub(crate) fn parameters(&self) -> usize {
-        self.weights.all_vars().iter().map(|var| var.elem_count()).sum()
-    }
-
     /// Mean negative log likelihood of sequences of equal length, in nats per byte. The first [`LAGS`] bytes of each are
     /// only looked at.
     pub(crate) fn loss(&self, sequences: &[&[u8]]) -> Result<Tensor> {
@@ -112,7 +108,8 @@ impl Model {
 
     fn embed(&self, sequences: &[&[u8]], (count, length): (usize, usize)) -> Result<Tensor> {
         let position = self.position.wide()?.narrow(0, 0, length)?;
-        let mut x = position.broadcast_as((count, length, self.width))?.reshape((count * length, self.width))?;
+        let mut x =
+            position.broadcast_as((count, length, self.width))?.reshape((count * length, self.width))?;
         for (lag, embedding) in self.embeddings.iter().enumerate() {
             let ids = self.ids(sequences.iter().map(|sequence| &sequence[LAGS - 1 - lag..][..length]))?;
             x = (x + embedding.wide()?.index_select(&ids, 0)?)?;

@@ -7,8 +7,8 @@ use crate::model::{CONTEXT, Model};
 use crate::optimizer::{Choice, MAX_GRAD_NORM, Weights};
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::random::generator;
 use crate::stepper::Stepper;
+use crate::weights::{elements, generator};
 use anyhow::{Context, Result, ensure};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device};
@@ -41,7 +41,7 @@ pub(crate) struct Setup<'a> {
 impl Setup<'_> {
     /// The model and the steps, in a line.
     pub(crate) fn describe(&self) -> Result<String> {
-        let parameters = self.model()?.parameters();
+        let parameters = elements(&self.model()?.weights);
         let Self { steps, seed, weights, .. } = self;
         Ok(format!(
             "{parameters} parameters ({weights}), {steps} steps of {BATCH} sequences of {CONTEXT} bytes, seed {seed}"

@@ -2,8 +2,8 @@
 
 use super::images::{CLASSES, Images, PIXELS, Split};
 use super::mlp::{Mlp, matrix, scalar};
-use crate::random::index;
 use crate::task::{Measure, Model, Part, Task};
+use crate::weights::index;
 use anyhow::Result;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{VarMap, loss};

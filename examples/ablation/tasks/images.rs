@@ -1,7 +1,7 @@
 //! Real handwritten digits: the 1797 images of the UCI test set "Optical Recognition of Handwritten Digits" (Alpaydin and
 //! Kaynak 1998, CC BY 4.0), 8 by 8 pixels with 17 levels of ink, which the crate smartcore brings along.
 
-use crate::random::{generator, index};
+use crate::weights::{generator, index};
 use anyhow::{Result, ensure};
 use smartcore::dataset::digits;
 
@@ -54,7 +54,11 @@ pub(crate) fn load() -> Result<Split> {
         order.swap(i, index(&mut rng, i + 1));
     }
     let part = |order: &[usize]| Images {
-        pixels: order.iter().flat_map(|&i| &digits.data[i * PIXELS..][..PIXELS]).map(|ink| ink / INK).collect(),
+        pixels: order
+            .iter()
+            .flat_map(|&i| &digits.data[i * PIXELS..][..PIXELS])
+            .map(|ink| ink / INK)
+            .collect(),
         labels: order.iter().map(|&i| digits.target[i] as u32).collect(),
     };
     let (validation, rest) = order.split_at(HELD_OUT);

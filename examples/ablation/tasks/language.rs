@@ -3,8 +3,8 @@
 use super::mlp::scalar;
 use crate::corpus::Corpus;
 use crate::model::{CONTEXT, LAGS, Model as Transformer};
-use crate::random::index;
 use crate::task::{Measure, Model, Part, Task};
+use crate::weights::index;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;

@@ -1,6 +1,6 @@
 //! Layers of a perceptron.
 
-use crate::random::{fan_in, weight};
+use crate::weights::{fan_in, weight};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarMap;
 use rand_chacha::ChaCha8Rng;

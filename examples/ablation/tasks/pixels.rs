@@ -3,8 +3,8 @@
 
 use super::images::{INK, Images, SIDE, Split};
 use super::mlp::{Mlp, matrix, scalar};
-use crate::random::index;
 use crate::task::{Measure, Model, Part, Task};
+use crate::weights::index;
 use anyhow::Result;
 use candle_core::{D, Device, Tensor};
 use candle_nn::{VarMap, loss};
@@ -82,8 +82,7 @@ impl Samples {
 
 impl Pixels {
     pub(crate) fn new(images: &Split, target: Target) -> Self {
-        let [train, validation, test] =
-            [&images.train, &images.validation, &images.test].map(Samples::of);
+        let [train, validation, test] = [&images.train, &images.validation, &images.test].map(Samples::of);
         Self { target, train, validation, test }
     }
 

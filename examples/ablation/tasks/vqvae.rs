@@ -2,8 +2,8 @@
 
 use super::images::{Images, PIXELS, Split};
 use super::mlp::{Mlp, matrix, scalar};
-use crate::random::{index, weight};
 use crate::task::{Measure, Model, Part, Task};
+use crate::weights::{index, weight};
 use anyhow::Result;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarMap;

@@ -40,6 +40,11 @@ pub(crate) fn weight(
     Ok(weight)
 }
 
+/// How many numbers the weights are.
+pub(crate) fn elements(weights: &VarMap) -> usize {
+    weights.all_vars().iter().map(|var| var.elem_count()).sum()
+}
+
 /// The standard deviation that keeps the scale of a sum of `n` products with inputs.
 pub(crate) fn fan_in(n: usize) -> f64 {
     (1.0 / n as f64).sqrt()
