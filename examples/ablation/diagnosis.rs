@@ -84,8 +84,8 @@ impl Diagnosis {
         let x = Axis::numbers("step", (0.0, steps));
         let panel = |title: &str, y: Axis| Panel::new(title, x.clone(), y);
 
-        let mut length = panel("Natural gradient", Axis::numbers("‖Δ‖₂ / √N, before κ", (0.0, 1.1)));
-        let mut curve = Series::new("‖Δ‖₂ / √N", BLUE);
+        let mut length = panel("Natural gradient", Axis::numbers("|Δ|₂ / √N, before κ", (0.0, 1.1)));
+        let mut curve = Series::new("|Δ|₂ / √N", BLUE);
         let mut fired = Series::new("κ fires", RED);
         for report in &self.reports {
             let point = (report.step as f64, self.length(report));

@@ -49,7 +49,7 @@ use variant::{BASELINE, FADAM};
 #[command(name = "ablation")]
 struct Options {
     /// How long to train: on two cores about this many minutes. Decides on steps, so the numbers depend on it
-    #[arg(long, default_value_t = 10.0, value_parser = minutes)]
+    #[arg(long, default_value_t = 10.0, allow_negative_numbers = true, value_parser = minutes)]
     minutes: f64,
 
     /// Tasks, separated by commas [default: all]
@@ -93,6 +93,9 @@ fn run(options: &Options) -> Result<()> {
     let variants = variant::all();
     let plan = Plan { tasks: &tasks, variants: &variants, minutes: options.minutes };
     let output = Output::open(&options.out)?;
+    if let Some(page) = &options.page {
+        page::check(page)?;
+    }
     let mut log = Log::open(&output.path(RUNS))?;
     println!("runs      {} in all, kept in {}", plan.runs(), output.path(RUNS).display());
 

@@ -8,6 +8,12 @@ use std::path::Path;
 const BEGIN: &str = "<!-- table: ";
 const END: &str = "<!-- end -->";
 
+/// Refuses a page that could not be written, before any work goes into it.
+pub(crate) fn check(path: &Path) -> Result<()> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    files::write(path, |path| Ok(fs::write(path, text)?))
+}
+
 /// Writes the tables into the page, in place of what stands there.
 ///
 /// # Errors

@@ -136,7 +136,7 @@ pub(crate) fn all() -> Vec<Variant> {
     vec![
         Variant::new(ADAM, fadam(false, false)),
         Variant::new(BASELINE, adamw(ADAMW_DECAY)),
-        Variant { max_grad_norm: Some(1.0), ..Variant::new("AdamW, |g| ≤ 1", adamw(ADAMW_DECAY)) },
+        Variant { max_grad_norm: Some(1.0), ..Variant::new("AdamW + clip", adamw(ADAMW_DECAY)) },
         Variant::new(FADAM, fadam(true, true)).clipped(CLIP),
         Variant::new(FISHER_ADAM, fisher_adam(true, true, true)),
         Variant::new("Adam + ε", fadam(true, false)),
