@@ -81,3 +81,43 @@ impl Log {
 fn key(spec: &Spec) -> Result<String> {
     Ok(serde_json::to_string(spec)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Log, Outcome, Spec};
+    use std::fs;
+
+    fn spec(seed: u64) -> Spec {
+        let (task, variant) = ("digits".to_owned(), "Adam".to_owned());
+        Spec { task, variant, lr: 0.1, seed, steps: 10, test: true, settings: String::new() }
+    }
+
+    /// What a killed program leaves is read, but for the line that it was writing; no bit of a number is lost.
+    #[test]
+    fn a_log_goes_on_after_a_torn_line() {
+        let path = std::env::temp_dir().join(format!("fadam-log-{}.jsonl", std::process::id()));
+        let of = |x: f64| Outcome {
+            validation: Some(x),
+            test: vec![x / 3.0, f64::MIN_POSITIVE],
+            training: vec![],
+        };
+        let mut log = Log::open(&path).unwrap();
+        for seed in 0..3 {
+            log.add(spec(seed), of(0.1 + seed as f64)).unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+
+        let mut log = Log::open(&path).unwrap();
+        assert_eq!(log.get(&spec(1)).unwrap(), Some(&of(1.1)));
+        assert_eq!(log.get(&spec(2)).unwrap(), None);
+        log.add(spec(2), of(2.1)).unwrap();
+        log.finish(&[spec(0), spec(1), spec(2)]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), whole);
+
+        fs::write(&path, b"{}\n").unwrap();
+        let error = Log::open(&path).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(error.contains("line 1"), "{error}");
+        fs::remove_file(&path).unwrap();
+    }
+}

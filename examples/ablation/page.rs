@@ -40,3 +40,24 @@ fn filled(text: &str, tables: &[(String, String)]) -> Result<String> {
     filled.push_str(rest);
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::filled;
+
+    #[test]
+    fn tables_take_their_places() {
+        let tables = [("a".to_owned(), "| 1 |".to_owned()), ("b".to_owned(), "| 2 |".to_owned())];
+        let page = "x\n<!-- table: b -->old<!-- end -->\ny <!-- table: a --><!-- end --> z";
+        let once = filled(page, &tables).unwrap();
+        assert_eq!(
+            once,
+            "x\n<!-- table: b -->\n\n| 2 |\n<!-- end -->\ny <!-- table: a -->\n\n| 1 |\n<!-- end --> z"
+        );
+        assert_eq!(filled(&once, &tables).unwrap(), once);
+        assert!(
+            filled("<!-- table: c --><!-- end -->", &tables).unwrap_err().to_string().contains("no table c")
+        );
+        assert!(filled("<!-- table: a -->", &tables).is_err());
+    }
+}

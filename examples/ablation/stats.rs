@@ -31,3 +31,25 @@ impl Estimate {
         self.mean.abs() > self.half_width
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Estimate;
+
+    /// Against R's `t.test(c(5.1, 4.9, 5.6, 5.8))`.
+    #[test]
+    fn an_interval_is_students() {
+        let found = Estimate::of(&[5.1, 4.9, 5.6, 5.8]).unwrap();
+        assert!((found.mean - 5.35).abs() < 1e-12);
+        assert!((found.half_width - 0.6676).abs() < 2e-4, "{found:?}");
+        assert_eq!(Estimate::of(&[1.0]), None);
+    }
+
+    #[test]
+    fn a_change_is_taken_pair_by_pair() {
+        let base = [Some(1.0), Some(2.0), Some(4.0)];
+        let found = Estimate::change(&base.map(|loss| loss.map(|loss: f64| loss * 1.01)), &base).unwrap();
+        assert!((found.mean - 1.0).abs() < 1e-9 && found.half_width < 1e-9 && found.is_certain());
+        assert_eq!(Estimate::change(&[None, Some(1.0), Some(1.0)], &base), None);
+    }
+}

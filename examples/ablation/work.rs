@@ -6,6 +6,7 @@ use crate::run::{self, Outcome, Spec};
 use crate::task::Task;
 use crate::variant::Variant;
 use anyhow::{Context, Result};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -31,6 +32,13 @@ pub(crate) fn run_all(
             None => missing.push(job),
         }
     }
+    // The tasks in turns: the time that is left can be told early.
+    let mut turns = HashMap::new();
+    missing.sort_by_cached_key(|job| {
+        let turn = turns.entry(job.task.name()).or_insert(0);
+        *turn += 1;
+        *turn
+    });
     let next = AtomicUsize::new(0);
     let (results, done) = mpsc::channel();
     thread::scope(|scope| {
