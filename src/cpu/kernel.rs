@@ -259,10 +259,9 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
     fn run<S: Isa>(self, isa: S) -> Found {
         let Self { kernel, chunk, .. } = self;
         let mut lanes = [isa.zero_lanes(); 3];
-        let thresholds = kernel.thresholds();
         let mut counter = Counter { thresholds: [isa.splat(0.0); COUNTS], counts: [isa.splat(0.0); COUNTS] };
-        for i in 0..COUNTS {
-            counter.thresholds[i] = isa.splat(thresholds[i]);
+        for (lanes, threshold) in counter.thresholds.iter_mut().zip(kernel.thresholds()) {
+            *lanes = isa.splat(threshold);
         }
         let in_place = direct::<K, M>(&chunk);
         let mut stage = Stage::new();
