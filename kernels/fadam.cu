@@ -19,8 +19,8 @@ struct LaneCounts {
 
     __device__ __forceinline__ LaneCounts() : near_eps(0), near_decay_limit(0) {}
 
-    __device__ __forceinline__ void add(const FAdamScalars &k, float s) {
-        fadam_count(k.step, k.thresholds, s, &near_eps, &near_decay_limit);
+    __device__ __forceinline__ void add(const FAdamScalars &k, const FAdamPlace &place) {
+        fadam_count(k.thresholds, place, &near_eps, &near_decay_limit);
     }
 
     /// Folds them over the warp, in sixteen bits, and keeps the chunk's.
@@ -97,9 +97,12 @@ extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam(StepArgs args) {
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
                 parameters.add_square(k, p[k]);
-                if (k < chunk.rest) counts.add(scalars, s[k]);
 #endif
-                float delta = fadam_apply(scalars.step, 1.0f, &p[k], m[k], s[k]);
+                FAdamPlace place;
+                float delta = fadam_apply(scalars.step, 1.0f, &p[k], m[k], s[k], &place);
+#if FADAM_NORMS
+                if (k < chunk.rest) counts.add(scalars, place);
+#endif
 #if FADAM_KAPPA || FADAM_NORMS
                 updates.add_square(k, delta);
 #endif
@@ -232,9 +235,12 @@ extern "C" __global__ void FADAM_SWEEP_BOUNDS fadam_apply(StepArgs args) {
             for (unsigned int k = 0; k < FADAM_VECTOR; k++) {
 #if FADAM_NORMS
                 parameters.add_square(k, p[k]);
-                if (k < chunk.rest) counts.add(scalars, s[k]);
 #endif
-                fadam_apply(scalars.step, clip, &p[k], m[k], s[k]);
+                FAdamPlace place;
+                fadam_apply(scalars.step, clip, &p[k], m[k], s[k], &place);
+#if FADAM_NORMS
+                if (k < chunk.rest) counts.add(scalars, place);
+#endif
             }
             chunk.store_parameter(p);
 #if FADAM_EMA

@@ -49,16 +49,22 @@ FADAM_FN float fadam_delta(const FAdamStep &k, float m, float s) {
     return direction(m, denominator(s, k.moments), k.moments); // 4, 5
 }
 
-/// The decay of theta before its cap and lr.
-FADAM_FN float fadam_decay(const FAdamStep &k, float d) { return div_or_zero(k.weight_decay, d); }
+/// Where a coordinate lies.
+struct FAdamPlace {
+    float d;
+    float q; // the decay of theta before its cap and lr, 0 without decay
+};
 
-/// Applies `clip` * delta and the Riemannian decay. Returns delta before clipping.
-FADAM_FN float fadam_apply(const FAdamStep &k, float clip, float *p, float m, float s) {
+/// Applies `clip` * delta and the Riemannian decay. Returns delta before clipping; `place` takes where the coordinate lies.
+FADAM_FN float fadam_apply(const FAdamStep &k, float clip, float *p, float m, float s, FAdamPlace *place) {
     float d = denominator(s, k.moments);                                // 4
     float delta = direction(m, d, k.moments);                           // 5
     float r = clip * delta;                                             // 6
+    place->d = d;
+    place->q = 0.0f;
     if (k.moments.flags & FADAM_WEIGHT_DECAY) {
-        float q = fadam_decay(k, d);                                    // 7
+        float q = div_or_zero(k.weight_decay, d);                       // 7
+        place->q = q;
         if (k.moments.flags & FADAM_DECAY_CAP) q = select_min(q, k.decay_cap); // 8
         r = fmaf(q, *p, r);                                             // 9
     }
@@ -71,16 +77,13 @@ FADAM_FN void fadam_correct(const FAdamStep &k, float back, float *p, float m, f
     *p = fmaf(back, fadam_delta(k, m, s), *p); // 11
 }
 
-/// Counts one coordinate, eight bits a threshold, by what `fadam_apply` computes of the same s.
-FADAM_FN void fadam_count(const FAdamStep &k, const FAdamThresholds &t, float s, unsigned int *near_eps,
+/// Counts one coordinate, eight bits a threshold.
+FADAM_FN void fadam_count(const FAdamThresholds &t, const FAdamPlace &place, unsigned int *near_eps,
                           unsigned int *near_decay_limit) {
-    float d = denominator(s, k.moments);
     for (unsigned int i = 0; i < FADAM_NEAR_EPS; i++)
-        if (d < t.eps[i]) *near_eps += 1u << 8 * i;
-    if (!(k.moments.flags & FADAM_WEIGHT_DECAY)) return;
-    float q = fadam_decay(k, d);
+        if (place.d < t.eps[i]) *near_eps += 1u << 8 * i;
     for (unsigned int i = 0; i < FADAM_NEAR_DECAY_LIMIT; i++)
-        if (q > t.limit[i]) *near_decay_limit += 1u << 8 * i;
+        if (place.q > t.limit[i]) *near_decay_limit += 1u << 8 * i;
 }
 
 #endif

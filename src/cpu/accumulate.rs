@@ -1,6 +1,6 @@
 //! `accumulate`: kernels/accumulate.cu, in one sweep over all tensors.
 
-use super::kernel::{At, COUNTS, Chunk, Gradient, Kernel, Moments, Use};
+use super::kernel::{At, Chunk, Counter, Gradient, Kernel, Moments, Use};
 use super::simd::{Isa, Simd, Vector};
 use super::step::{Task, run_all};
 use super::sweep::Chunked;
@@ -20,7 +20,7 @@ impl<const FIRST: bool> Kernel for Accumulate<FIRST> {
         isa: S,
         at: At,
         _: &mut [S::V; 3],
-        _: &mut [S::V; COUNTS],
+        _: &mut Counter<S::V>,
     ) {
         // SAFETY: the caller's.
         unsafe {

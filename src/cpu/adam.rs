@@ -1,7 +1,7 @@
 //! `adam`: kernels/adam.cuh, line by line; one sweep.
 
 use super::Cpu;
-use super::kernel::{At, COUNTS, Gradient, Kernel, Moments, Use};
+use super::kernel::{At, Counter, Gradient, Kernel, Moments, Use};
 use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
 use super::simd::{Isa, Vector};
 use super::step::{Step, run_all};
@@ -24,7 +24,7 @@ impl<const NORMS: bool> Kernel for Adam<NORMS> {
         isa: S,
         at: At,
         sums: &mut [S::V; 3],
-        _: &mut [S::V; COUNTS],
+        _: &mut Counter<S::V>,
     ) {
         let AdamStep { moments: k, neg_lr, weight_decay } = &self.step;
         let decay = k.flags & FADAM_WEIGHT_DECAY != 0;

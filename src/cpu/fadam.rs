@@ -1,7 +1,7 @@
 //! `fadam`: kernels/fadam.cuh, line by line; one sweep, or two where κ wants them.
 
 use super::Cpu;
-use super::kernel::{At, COUNTS, Counts, Gradient, Kernel, Moments, Use};
+use super::kernel::{At, COUNTS, Counter, Counts, Gradient, Kernel, Moments, Use};
 use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
 use super::simd::{Isa, Scalar, Vector};
 use super::step::{Step, run_all, total};
@@ -25,51 +25,68 @@ unsafe fn moments<S: Isa, G: Gradient, M: Moments>(isa: S, step: &FAdamStep, at:
     unsafe { (g, M::round::<S>(m, at.exp_avg_random), M::round::<S>(s, at.exp_avg_sq_random)) }
 }
 
-/// `fadam_decay`: the decay of θ before its cap and η.
-#[inline(always)]
-fn decay<S: Isa>(isa: S, step: &FAdamStep, d: S::V) -> S::V {
-    isa.splat(step.weight_decay).div_or_zero(d)
+const NEAR_EPS: usize = FADAM_NEAR_EPS as usize;
+
+/// Where coordinates lie.
+#[derive(Clone, Copy)]
+struct Place<V> {
+    d: V,
+    /// The decay of θ before its cap and η, 0 without decay.
+    q: V,
 }
 
-/// `fadam_count`: one vector, by what `apply` computes of the same s. The compiler computes it once.
+/// `fadam_count`: one vector.
 #[inline(always)]
-fn count<S: Isa>(isa: S, scalars: &FAdamScalars, s: S::V, counts: &mut [S::V; COUNTS]) {
-    let FAdamScalars { step, thresholds } = scalars;
-    let (near_eps, near_decay_limit) = counts.split_at_mut(FADAM_NEAR_EPS as usize);
-    let d = denominator(isa, s, &step.moments);
-    for (count, &eps) in near_eps.iter_mut().zip(&thresholds.eps) {
-        *count = count.count_less(d, isa.splat(eps));
+fn count<V: Vector>(step: &FAdamStep, Place { d, q }: Place<V>, counter: &mut Counter<V>) {
+    let Counter { thresholds, counts } = counter;
+    for i in 0..NEAR_EPS {
+        counts[i] = counts[i].count_less(d, thresholds[i]);
     }
     if step.moments.flags & FADAM_WEIGHT_DECAY != 0 {
-        let q = decay(isa, step, d);
-        for (count, &limit) in near_decay_limit.iter_mut().zip(&thresholds.limit) {
-            *count = count.count_less(isa.splat(limit), q);
+        for i in NEAR_EPS..COUNTS {
+            counts[i] = counts[i].count_less(thresholds[i], q);
         }
     }
 }
 
-/// How one coordinate with s = 0 counts.
-fn counts_of_zeros(scalars: &FAdamScalars) -> Counts {
-    let mut counts = [0.0; COUNTS];
-    count(Scalar, scalars, 0.0, &mut counts);
-    counts.map(|count| count.to_bits() as u16)
+fn thresholds(scalars: &FAdamScalars) -> [f32; COUNTS] {
+    let [a, b, c, d] = scalars.thresholds.eps;
+    let [e, f, g] = scalars.thresholds.limit;
+    [a, b, c, d, e, f, g]
 }
 
-/// `fadam_apply`: the new θ, and Δ before clipping.
+/// How one coordinate with s = 0 counts.
+fn counts_of_zeros(scalars: &FAdamScalars) -> Counts {
+    let (_, _, place) = apply(Scalar, &scalars.step, 1.0, 0.0, 0.0, 0.0);
+    let mut counter = Counter { thresholds: thresholds(scalars), counts: [0.0; COUNTS] };
+    count(&scalars.step, place, &mut counter);
+    counter.counts.map(f32::to_bits)
+}
+
+/// `fadam_apply`: the new θ, Δ before clipping, and where the coordinates lie.
 #[inline(always)]
-fn apply<S: Isa>(isa: S, step: &FAdamStep, clip: f32, p: S::V, m: S::V, s: S::V) -> (S::V, S::V) {
+fn apply<S: Isa>(
+    isa: S,
+    step: &FAdamStep,
+    clip: f32,
+    p: S::V,
+    m: S::V,
+    s: S::V,
+) -> (S::V, S::V, Place<S::V>) {
     let k = &step.moments;
     let d = denominator(isa, s, k); // 4
     let delta = direction(isa, m, d, k); // 5
     let mut r = isa.splat(clip) * delta; // 6
+    let mut place = Place { d, q: isa.splat(0.0) };
     if k.flags & FADAM_WEIGHT_DECAY != 0 {
-        let mut q = decay(isa, step, d); // 7
+        let mut q = isa.splat(step.weight_decay).div_or_zero(d); // 7
+        place.q = q;
         if k.flags & FADAM_DECAY_CAP != 0 {
             q = q.select_min(isa.splat(step.decay_cap)); // 8
         }
         r = q.mul_add(p, r); // 9
     }
-    (isa.splat(step.neg_lr).mul_add(r, p), delta) // 10
+    (isa.splat(step.neg_lr).mul_add(r, p), delta, place) // 10
 }
 
 /// The whole step in one sweep, Δ unclipped. With UPDATE, sums Δ²; with NORMS, g² and θ², and
@@ -85,6 +102,10 @@ impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
     const PARAMETER: Use = Use::Writes;
     const MOMENTS: [Use; 3] = [Use::Writes, Use::Writes, Use::No];
 
+    fn thresholds(&self) -> [f32; COUNTS] {
+        thresholds(&self.scalars)
+    }
+
     fn counts_of_zeros(&self) -> Counts {
         counts_of_zeros(&self.scalars)
     }
@@ -95,12 +116,12 @@ impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
         isa: S,
         at: At,
         sums: &mut [S::V; 3],
-        counts: &mut [S::V; COUNTS],
+        counter: &mut Counter<S::V>,
     ) {
         let step = &self.scalars.step;
         // SAFETY: the caller's.
         let ((g, m, s), p) = unsafe { (moments::<S, G, M>(isa, step, &at), isa.load(at.parameter)) };
-        let (next, delta) = apply(isa, step, 1.0, p, m, s);
+        let (next, delta, place) = apply(isa, step, 1.0, p, m, s);
         // SAFETY: the caller's.
         unsafe {
             next.store(at.parameter);
@@ -114,7 +135,7 @@ impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
         if NORMS {
             sums[0] = g.mul_add(g, sums[0]);
             sums[2] = p.mul_add(p, sums[2]);
-            count(isa, &self.scalars, s, counts);
+            count(&self.scalars.step, place, counter);
         }
     }
 }
@@ -135,7 +156,7 @@ impl<const NORMS: bool> Kernel for FAdamMoments<NORMS> {
         isa: S,
         at: At,
         sums: &mut [S::V; 3],
-        _: &mut [S::V; COUNTS],
+        _: &mut Counter<S::V>,
     ) {
         // SAFETY: the caller's.
         let (g, m, s) = unsafe { moments::<S, G, M>(isa, &self.step, &at) };
@@ -168,6 +189,10 @@ impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
     const PARAMETER: Use = Use::Writes;
     const MOMENTS: [Use; 3] = [Use::Reads, Use::Reads, Use::No];
 
+    fn thresholds(&self) -> [f32; COUNTS] {
+        thresholds(&self.scalars)
+    }
+
     fn counts_of_zeros(&self) -> Counts {
         counts_of_zeros(&self.scalars)
     }
@@ -178,11 +203,11 @@ impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
         isa: S,
         at: At,
         sums: &mut [S::V; 3],
-        counts: &mut [S::V; COUNTS],
+        counter: &mut Counter<S::V>,
     ) {
         // SAFETY: the caller's.
         let (p, m, s) = unsafe { (isa.load(at.parameter), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
-        let (next, _) = apply(isa, &self.scalars.step, self.clip, p, m, s);
+        let (next, _, place) = apply(isa, &self.scalars.step, self.clip, p, m, s);
         // SAFETY: the caller's.
         unsafe {
             next.store(at.parameter);
@@ -190,7 +215,7 @@ impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
         }
         if NORMS {
             sums[2] = p.mul_add(p, sums[2]);
-            count(isa, &self.scalars, s, counts);
+            count(&self.scalars.step, place, counter);
         }
     }
 }
@@ -214,7 +239,7 @@ impl Kernel for FAdamCorrect {
         isa: S,
         at: At,
         _: &mut [S::V; 3],
-        _: &mut [S::V; COUNTS],
+        _: &mut Counter<S::V>,
     ) {
         let k = &self.step.moments;
         // SAFETY: the caller's.

@@ -1,7 +1,7 @@
 //! `fisher_adam`: kernels/fisher_adam.cuh, line by line; a sweep whose sums decide the clipping, and one that applies.
 
 use super::Cpu;
-use super::kernel::{At, COUNTS, Gradient, Kernel, Moments, Use, run};
+use super::kernel::{At, Counter, Gradient, Kernel, Moments, Use, run};
 use super::moments::{Ema, exp_avg, exp_avg_sq};
 use super::norm::fold_partials;
 use super::simd::{Isa, Simd, Vector, pow};
@@ -36,7 +36,7 @@ impl<const COMMIT: bool> Kernel for FisherAdamSums<COMMIT> {
         isa: S,
         at: At,
         sums: &mut [S::V; 3],
-        _: &mut [S::V; COUNTS],
+        _: &mut Counter<S::V>,
     ) {
         let step = &self.step;
         // SAFETY: the caller's.
@@ -81,7 +81,7 @@ impl<const NORMS: bool> Kernel for FisherAdamApply<NORMS> {
         isa: S,
         at: At,
         sums: &mut [S::V; 3],
-        _: &mut [S::V; COUNTS],
+        _: &mut Counter<S::V>,
     ) {
         let Self { step, damping, clip, ema } = self;
         // SAFETY: the caller's.

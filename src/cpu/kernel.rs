@@ -116,7 +116,13 @@ pub(super) type Sums = [f32; 3];
 
 /// Thresholds that a kernel may count coordinates against, and how many elements of one chunk lie beyond each.
 pub(super) const COUNTS: usize = (FADAM_NEAR_EPS + FADAM_NEAR_DECAY_LIMIT) as usize;
-pub(super) type Counts = [u16; COUNTS];
+pub(super) type Counts = [u32; COUNTS];
+
+/// The counts as they grow, lane by lane, each beside its threshold in every lane.
+pub(super) struct Counter<V> {
+    pub(super) thresholds: [V; COUNTS],
+    pub(super) counts: [V; COUNTS],
+}
 
 /// What comes of one chunk.
 pub(super) struct Found {
@@ -143,11 +149,15 @@ pub(super) trait Kernel {
     /// What it does with the parameter, and with each moment. The EMA goes with the parameter.
     const PARAMETER: Use;
     const MOMENTS: [Use; 3];
+    /// What it counts against.
+    fn thresholds(&self) -> [f32; COUNTS] {
+        [0.0; COUNTS]
+    }
     /// How zeros in every array count, which padding is not to.
     fn counts_of_zeros(&self) -> Counts {
         [0; COUNTS]
     }
-    /// Reads the gradient by `G`, rounds moments by `M`, writes in place, and adds to `sums` and `counts` lane by lane.
+    /// Reads the gradient by `G`, rounds moments by `M`, writes in place, and adds to `sums` and `counter` lane by lane.
     ///
     /// # Safety
     /// Every array that the kernel uses is valid for one vector at `at`.
@@ -156,7 +166,7 @@ pub(super) trait Kernel {
         isa: S,
         at: At,
         sums: &mut [S::V; 3],
-        counts: &mut [S::V; COUNTS],
+        counter: &mut Counter<S::V>,
     );
 }
 
@@ -249,7 +259,10 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
     fn run<S: Isa>(self, isa: S) -> Found {
         let Self { kernel, chunk, .. } = self;
         let mut lanes = [isa.zero_lanes(); 3];
-        let mut counts = [isa.splat(0.0); COUNTS];
+        let mut counter = Counter { thresholds: [isa.splat(0.0); COUNTS], counts: [isa.splat(0.0); COUNTS] };
+        for (lanes, threshold) in counter.thresholds.iter_mut().zip(kernel.thresholds()) {
+            *lanes = isa.splat(threshold);
+        }
         let in_place = direct::<K, M>(&chunk);
         let mut stage = Stage::new();
         let mut start = 0;
@@ -268,7 +281,7 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
                     _ => stage.bring_in::<S, K, G, M>(isa, &part),
                 };
                 for row in 0..part.len.div_ceil(LANES) {
-                    self::row::<S, K, G, M>(isa, &kernel, &arrays, row * LANES, &mut lanes, &mut counts);
+                    self::row::<S, K, G, M>(isa, &kernel, &arrays, row * LANES, &mut lanes, &mut counter);
                 }
                 if staged {
                     stage.take_out::<S, K, M>(isa, &part);
@@ -284,10 +297,10 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
         }
         let mut of_chunk = Counts::default();
         if K::COUNTS {
-            let padding = (chunk.len.next_multiple_of(LANES) - chunk.len) as u16;
-            let counted = counts.map(count::<S>).into_iter().zip(kernel.counts_of_zeros());
-            for (into, (all, of_zeros)) in of_chunk.iter_mut().zip(counted) {
-                *into = all as u16 - padding * of_zeros;
+            let padding = (chunk.len.next_multiple_of(LANES) - chunk.len) as u32;
+            let of_zeros = kernel.counts_of_zeros();
+            for i in 0..COUNTS {
+                of_chunk[i] = count::<S>(counter.counts[i]) - padding * of_zeros[i];
             }
         }
         Found { sums, counts: of_chunk }
@@ -323,7 +336,7 @@ unsafe fn row<S: Isa, K: Kernel, G: Gradient, M: Moments>(
     arrays: &Rows,
     start: usize,
     lanes: &mut [S::Lanes; 3],
-    counts: &mut [S::V; COUNTS],
+    counter: &mut Counter<S::V>,
 ) {
     let [exp_avg, exp_avg_sq, max_exp_avg_sq] = arrays.moments;
     let vectors = LANES / S::V::WIDTH;
@@ -343,7 +356,7 @@ unsafe fn row<S: Isa, K: Kernel, G: Gradient, M: Moments>(
             exp_avg_sq_random: random(arrays.random[1]),
         };
         // SAFETY: the caller's row.
-        unsafe { kernel.vector::<S, G, M>(isa, at, &mut sums, counts) };
+        unsafe { kernel.vector::<S, G, M>(isa, at, &mut sums, counter) };
         for slot in 0..3 {
             if K::SUMS[slot] {
                 lanes[slot][i] = sums[slot];

@@ -1,6 +1,6 @@
 //! `norm_partial`: Σ(g·scale)² of one chunk; and the second pass, over a tensor's chunks.
 
-use super::kernel::{At, COUNTS, Gradient, Kernel, Moments, Use};
+use super::kernel::{At, Counter, Gradient, Kernel, Moments, Use};
 use super::simd::{Isa, Vector};
 use crate::args::FADAM_FOLD_LANES;
 
@@ -20,7 +20,7 @@ impl Kernel for NormPartial {
         isa: S,
         at: At,
         sums: &mut [S::V; 3],
-        _: &mut [S::V; COUNTS],
+        _: &mut Counter<S::V>,
     ) {
         // SAFETY: the caller's.
         let g = unsafe { G::load(isa, at.gradient) } * isa.splat(self.scale);

@@ -82,7 +82,8 @@ void twin_fadam_delta(const FAdamStep *k, size_t n, const float *m, const float 
 }
 
 void twin_fadam_apply(const FAdamStep *k, float clip, size_t n, float *p, const float *m, const float *s, float *delta) {
-    for (size_t i = 0; i < n; i++) delta[i] = fadam_apply(*k, clip, p + i, m[i], s[i]);
+    FAdamPlace place;
+    for (size_t i = 0; i < n; i++) delta[i] = fadam_apply(*k, clip, p + i, m[i], s[i], &place);
 }
 
 void twin_fadam_correct(const FAdamStep *k, float back, size_t n, float *p, const float *m, const float *s) {
