@@ -1,7 +1,7 @@
 //! The plots of the comparison.
 
 use crate::canvas::{self, Axis, BLACK, BLUE, GREEN, GREY, ORANGE, PINK, Panel, RED, Series};
-use crate::plan::{LEARNING_RATES, Plan};
+use crate::plan::{LEARNING_RATES, Plan, SEEDS};
 use crate::results::{Results, Row, Swept};
 use crate::run::Outcome;
 use crate::stats::Estimate;
@@ -16,6 +16,8 @@ const WIDTH: u32 = 520;
 const HEIGHT: u32 = 420;
 /// Effects beyond this many per cent are drawn at the edge.
 const EFFECT: f64 = 12.0;
+/// A curve against the baseline's is drawn up to this many per cent.
+const MOST: f64 = 60.0;
 /// Losses of a curve that are higher than those after this part of it are left out: all optimizers leave them in no time.
 const BEGINNING: f64 = 0.15;
 
@@ -33,8 +35,13 @@ const COLOURS: [RGBColor; 6] = [BLUE, ORANGE, GREEN, RED, PINK, GREY];
 /// A plot's file, and how to draw it.
 type Plot = (&'static str, fn(&Plan<'_>, &Results, &Path) -> Result<()>);
 
-pub(crate) const PLOTS: [Plot; 4] =
-    [("effects.png", effects), ("curves.png", curves), ("rates.png", rates), ("settings.png", settings)];
+pub(crate) const PLOTS: [Plot; 5] = [
+    ("summary.png", summary),
+    ("effects.png", effects),
+    ("curves.png", curves),
+    ("rates.png", rates),
+    ("settings.png", settings),
+];
 
 /// Test losses against the baseline's, with intervals; a panel a task.
 fn effects(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
@@ -73,63 +80,102 @@ fn effects(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
 /// Training losses, and below them how they compare with the baseline's; a column a task.
 fn curves(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
     let (mut above, mut below) = (Vec::new(), Vec::new());
-    for (task, about) in plan.tasks.iter().enumerate() {
-        let base = results.row(task, BASELINE)?;
-        let steps = plan.steps(&**about) as f64;
-        let (mut losses, mut changes) = (Vec::new(), Vec::new());
-        for (name, color, dashes) in SHOWN {
-            let row = results.row(task, name)?;
-            let at = |i: usize, count: usize| (i as f64 + 0.5) / count as f64 * steps;
-            let mut loss = Series { dashes, ..Series::new(name, color) };
-            let mut change = loss.clone();
-            let count = row.runs.iter().map(|run| run.training.len()).min().unwrap_or(0);
-            for i in 0..count {
-                let values = training(row, i);
-                let Some(mean) = Estimate::of(&values.iter().copied().flatten().collect::<Vec<_>>()) else {
-                    continue;
-                };
-                loss.line.push((at(i, count), mean.mean));
-                let Some(found) = Estimate::change(&values, &training(base, i)) else { continue };
-                change.line.push((at(i, count), found.mean));
-                if name != BASELINE {
-                    let (low, high) = (found.mean - found.half_width, found.mean + found.half_width);
-                    change.band.push((at(i, count), low, high));
-                }
-            }
-            losses.push(loss);
-            changes.push(change);
-        }
-        let x = Axis::numbers("step", (0.0, steps));
-        let high = losses[0]
-            .line
-            .get((losses[0].line.len() as f64 * BEGINNING) as usize)
-            .map_or(1.0, |point| point.1);
-        let all = || losses.iter().flat_map(|series| &series.line).map(|point| point.1);
-        let (low, high) =
-            (all().fold(f64::INFINITY, f64::min).min(high), high.max(all().fold(f64::INFINITY, f64::min)));
-        let room = 0.05 * (high - low).max(1e-6);
-        let range = (low - room, high + room);
-        for series in &mut losses {
-            series.line.retain(|point| point.1 <= range.1);
-        }
-        let mut panel = Panel::new(about.name(), x.clone(), Axis::numbers("training loss", range));
-        panel.series = losses;
+    for task in 0..plan.tasks.len() {
+        let mut panel = losses(plan, results, task)?;
         panel.legend = (task == 0).then_some(SeriesLabelPosition::UpperRight);
         above.push(panel);
-        let ends = changes.iter().flat_map(|series| series.line.iter().map(|point| point.1.abs()));
-        let reach = (1.6 * ends.fold(0.0, f64::max)).clamp(0.5, 60.0);
-        for series in &mut changes {
-            series.line.retain(|point| point.1.abs() <= reach);
-            for (_, low, high) in &mut series.band {
-                (*low, *high) = (low.clamp(-reach, reach), high.clamp(-reach, reach));
-            }
-        }
-        let y = Axis::numbers(format!("against {BASELINE}'s, %"), (-reach, reach));
-        let mut panel = Panel::new("", x, y);
-        panel.series = changes;
-        below.push(panel);
+        below.push(changes(plan, results, task)?);
     }
     canvas::draw(path, (WIDTH * above.len() as u32, 2 * HEIGHT), "", &[above, below])
+}
+
+/// What a person looks at first: how the first task's loss falls, and what the whole optimizers reach on all tasks.
+fn summary(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
+    let name = plan.tasks[0].name();
+    let mut left = losses(plan, results, 0)?;
+    left.title = format!("{name}: training loss over the steps");
+    left.legend = Some(SeriesLabelPosition::UpperRight);
+    let tasks = plan.tasks.iter().rev().map(|task| task.name().to_owned()).collect();
+    let x = Axis::numbers(
+        format!("test loss against {BASELINE}'s, %: further left is better"),
+        (-EFFECT, EFFECT),
+    );
+    let mut right =
+        Panel::new(format!("at the end, {} seeds, 95 % intervals", SEEDS.len()), x, Axis::names("", tasks));
+    right.x_marks = vec![0.0];
+    for (i, (name, color, dashes)) in SHOWN.into_iter().filter(|shown| shown.0 != BASELINE).enumerate() {
+        let mut series = Series { dashes, ..Series::new(name, color) };
+        for task in 0..plan.tasks.len() {
+            let Some(found) = between(results, task, (name, BASELINE))? else { continue };
+            let y = (plan.tasks.len() - 1 - task) as f64 + 0.2 * (1.0 - i as f64);
+            let within = |x: f64| (x.clamp(-EFFECT, EFFECT), y);
+            series.points.push(within(found.mean));
+            series.whiskers.push([found.mean - found.half_width, found.mean + found.half_width].map(within));
+        }
+        right.series.push(series);
+    }
+    canvas::draw(path, (1400, 520), "", &[vec![left, right]])
+}
+
+/// Training losses of the shown optimizers.
+fn losses(plan: &Plan<'_>, results: &Results, task: usize) -> Result<Panel> {
+    let mut all = Vec::new();
+    for (name, color, dashes) in SHOWN {
+        let row = results.row(task, name)?;
+        let mut series = Series { dashes, ..Series::new(name, color) };
+        for (i, step) in times(plan, row).into_iter().enumerate() {
+            let values: Vec<f64> = training(row, i).into_iter().flatten().collect();
+            series.line.extend(Estimate::of(&values).map(|found| (step, found.mean)));
+        }
+        all.push(series);
+    }
+    let begun = (all[0].line.len() as f64 * BEGINNING) as usize;
+    let high = all[0].line.get(begun).map_or(1.0, |point| point.1);
+    let low = all.iter().flat_map(|series| &series.line).map(|point| point.1).fold(high, f64::min);
+    let room = 0.05 * (high - low).max(1e-6);
+    for series in &mut all {
+        series.line.retain(|point| point.1 <= high + room);
+    }
+    let x = Axis::numbers("step", (0.0, plan.steps(&*plan.tasks[task]) as f64));
+    let mut panel =
+        Panel::new(plan.tasks[task].name(), x, Axis::numbers("training loss", (low - room, high + room)));
+    panel.series = all;
+    Ok(panel)
+}
+
+/// The same, against the baseline's.
+fn changes(plan: &Plan<'_>, results: &Results, task: usize) -> Result<Panel> {
+    let base = results.row(task, BASELINE)?;
+    let mut all = Vec::new();
+    for (name, color, dashes) in SHOWN {
+        let row = results.row(task, name)?;
+        let mut series = Series { dashes, ..Series::new(name, color) };
+        for (i, step) in times(plan, row).into_iter().enumerate() {
+            let Some(found) = Estimate::change(&training(row, i), &training(base, i)) else { continue };
+            series.line.push((step, found.mean));
+            series.band.push((step, found.mean - found.half_width, found.mean + found.half_width));
+        }
+        all.push(series);
+    }
+    let points = all.iter().flat_map(|series| &series.line).map(|point| point.1.abs());
+    let reach = (1.6 * points.fold(0.0, f64::max)).clamp(0.5, MOST);
+    for series in &mut all {
+        series.line.retain(|point| point.1.abs() <= reach);
+        for (_, low, high) in &mut series.band {
+            (*low, *high) = (low.clamp(-reach, reach), high.clamp(-reach, reach));
+        }
+    }
+    let x = Axis::numbers("step", (0.0, plan.steps(&*plan.tasks[task]) as f64));
+    let mut panel = Panel::new("", x, Axis::numbers(format!("against {BASELINE}'s, %"), (-reach, reach)));
+    panel.series = all;
+    Ok(panel)
+}
+
+/// The steps in the middle of the parts whose mean training losses are known.
+fn times(plan: &Plan<'_>, row: &Row) -> Vec<f64> {
+    let steps = plan.steps(&*plan.tasks[row.task]) as f64;
+    let count = row.runs.iter().map(|run| run.training.len()).min().unwrap_or(0);
+    (0..count).map(|i| (i as f64 + 0.5) / count as f64 * steps).collect()
 }
 
 fn training(row: &Row, i: usize) -> Vec<Option<f64>> {
