@@ -6,7 +6,9 @@ use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
 use super::simd::{Isa, Scalar, Vector};
 use super::step::{Step, run_all, total};
 use crate::algorithm;
-use crate::args::{FADAM_DECAY_CAP, FADAM_NEAR_EPS, FADAM_WEIGHT_DECAY, FAdamScalars, FAdamStep};
+use crate::args::{
+    FADAM_DECAY_CAP, FADAM_NEAR_EPS, FADAM_WEIGHT_DECAY, FAdamScalars, FAdamStep, FAdamThresholds,
+};
 use crate::optimizer::Policy;
 
 /// `fadam_moments`, steps 1 to 3: the effective gradient, and the new moments as they will be stored.
@@ -31,7 +33,7 @@ const NEAR_EPS: usize = FADAM_NEAR_EPS as usize;
 #[derive(Clone, Copy)]
 struct Place<V> {
     d: V,
-    /// The decay of θ before its cap and η, 0 without decay.
+    /// The decay of θ before its cap and η; 0 without it.
     q: V,
 }
 
@@ -49,17 +51,17 @@ fn count<V: Vector>(step: &FAdamStep, Place { d, q }: Place<V>, counter: &mut Co
     }
 }
 
-fn thresholds(scalars: &FAdamScalars) -> [f32; COUNTS] {
-    let [a, b, c, d] = scalars.thresholds.eps;
-    let [e, f, g] = scalars.thresholds.limit;
+fn in_a_row(thresholds: &FAdamThresholds) -> [f32; COUNTS] {
+    let [a, b, c, d] = thresholds.eps;
+    let [e, f, g] = thresholds.limit;
     [a, b, c, d, e, f, g]
 }
 
 /// How one coordinate with s = 0 counts.
-fn counts_of_zeros(scalars: &FAdamScalars) -> Counts {
-    let (_, _, place) = apply(Scalar, &scalars.step, 1.0, 0.0, 0.0, 0.0);
-    let mut counter = Counter { thresholds: thresholds(scalars), counts: [0.0; COUNTS] };
-    count(&scalars.step, place, &mut counter);
+fn counts_of_zeros(step: &FAdamStep, thresholds: &FAdamThresholds) -> Counts {
+    let (_, _, place) = apply(Scalar, step, 1.0, 0.0, 0.0, 0.0);
+    let mut counter = Counter { thresholds: in_a_row(thresholds), counts: [0.0; COUNTS] };
+    count(step, place, &mut counter);
     counter.counts.map(f32::to_bits)
 }
 
@@ -92,8 +94,9 @@ fn apply<S: Isa>(
 /// The whole step in one sweep, Δ unclipped. With UPDATE, sums Δ²; with NORMS, g² and θ², and
 /// counts coordinates.
 struct FAdam<const UPDATE: bool, const NORMS: bool> {
-    scalars: FAdamScalars,
+    step: FAdamStep,
     ema: Ema,
+    thresholds: FAdamThresholds,
 }
 
 impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
@@ -103,11 +106,11 @@ impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
     const MOMENTS: [Use; 3] = [Use::Writes, Use::Writes, Use::No];
 
     fn thresholds(&self) -> [f32; COUNTS] {
-        thresholds(&self.scalars)
+        in_a_row(&self.thresholds)
     }
 
     fn counts_of_zeros(&self) -> Counts {
-        counts_of_zeros(&self.scalars)
+        counts_of_zeros(&self.step, &self.thresholds)
     }
 
     #[inline(always)]
@@ -118,7 +121,7 @@ impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
         sums: &mut [S::V; 3],
         counter: &mut Counter<S::V>,
     ) {
-        let step = &self.scalars.step;
+        let step = &self.step;
         // SAFETY: the caller's.
         let ((g, m, s), p) = unsafe { (moments::<S, G, M>(isa, step, &at), isa.load(at.parameter)) };
         let (next, delta, place) = apply(isa, step, 1.0, p, m, s);
@@ -135,7 +138,7 @@ impl<const UPDATE: bool, const NORMS: bool> Kernel for FAdam<UPDATE, NORMS> {
         if NORMS {
             sums[0] = g.mul_add(g, sums[0]);
             sums[2] = p.mul_add(p, sums[2]);
-            count(&self.scalars.step, place, counter);
+            count(&self.step, place, counter);
         }
     }
 }
@@ -177,10 +180,11 @@ impl<const NORMS: bool> Kernel for FAdamMoments<NORMS> {
 /// Applies the committed moments, Δ clipped: the second of two sweeps. With NORMS, sums θ² and counts
 /// coordinates.
 struct FAdamApply<const NORMS: bool> {
-    scalars: FAdamScalars,
+    step: FAdamStep,
     ema: Ema,
     /// κ/‖Δ‖, or 1.
     clip: f32,
+    thresholds: FAdamThresholds,
 }
 
 impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
@@ -190,11 +194,11 @@ impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
     const MOMENTS: [Use; 3] = [Use::Reads, Use::Reads, Use::No];
 
     fn thresholds(&self) -> [f32; COUNTS] {
-        thresholds(&self.scalars)
+        in_a_row(&self.thresholds)
     }
 
     fn counts_of_zeros(&self) -> Counts {
-        counts_of_zeros(&self.scalars)
+        counts_of_zeros(&self.step, &self.thresholds)
     }
 
     #[inline(always)]
@@ -207,7 +211,7 @@ impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
     ) {
         // SAFETY: the caller's.
         let (p, m, s) = unsafe { (isa.load(at.parameter), isa.load(at.exp_avg), isa.load(at.exp_avg_sq)) };
-        let (next, _, place) = apply(isa, &self.scalars.step, self.clip, p, m, s);
+        let (next, _, place) = apply(isa, &self.step, self.clip, p, m, s);
         // SAFETY: the caller's.
         unsafe {
             next.store(at.parameter);
@@ -215,7 +219,7 @@ impl<const NORMS: bool> Kernel for FAdamApply<NORMS> {
         }
         if NORMS {
             sums[2] = p.mul_add(p, sums[2]);
-            count(&self.scalars.step, place, counter);
+            count(&self.step, place, counter);
         }
     }
 }
@@ -292,7 +296,9 @@ impl Cpu {
 
     fn fadam_direct<const UPDATE: bool, const NORMS: bool>(&mut self) {
         run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-            Step::FAdam(scalars, _) => Some(FAdam::<UPDATE, NORMS> { scalars, ema: task.ema }),
+            Step::FAdam(FAdamScalars { step, thresholds }, _) => {
+                Some(FAdam::<UPDATE, NORMS> { step, ema: task.ema, thresholds })
+            }
             _ => None,
         });
     }
@@ -308,7 +314,9 @@ impl Cpu {
         self.report_clip(clip);
         let clip = clip as f32;
         run_all(self.simd, &self.tasks, &mut self.partials, |task| match task.step {
-            Step::FAdam(scalars, _) => Some(FAdamApply::<NORMS> { scalars, ema: task.ema, clip }),
+            Step::FAdam(FAdamScalars { step, thresholds }, _) => {
+                Some(FAdamApply::<NORMS> { step, ema: task.ema, clip, thresholds })
+            }
             _ => None,
         });
     }

@@ -127,7 +127,7 @@ pub(super) struct Counter<V> {
 /// What comes of one chunk.
 pub(super) struct Found {
     pub(super) sums: Sums,
-    pub(super) counts: Counts,
+    pub(super) counts: Option<Counts>,
 }
 
 /// What a kernel does with an array that is there.
@@ -295,15 +295,16 @@ impl<K: Kernel, G: Gradient, M: Moments> Program for Walk<K, G, M> {
                 sums[slot] = fold::<S>(lanes[slot]);
             }
         }
-        let mut of_chunk = Counts::default();
+        let mut counts = None;
         if K::COUNTS {
             let padding = (chunk.len.next_multiple_of(LANES) - chunk.len) as u32;
-            let of_zeros = kernel.counts_of_zeros();
-            for i in 0..COUNTS {
-                of_chunk[i] = count::<S>(counter.counts[i]) - padding * of_zeros[i];
+            let mut of_chunk = kernel.counts_of_zeros();
+            for (into, &lanes) in of_chunk.iter_mut().zip(&counter.counts) {
+                *into = count::<S>(lanes) - padding * *into;
             }
+            counts = Some(of_chunk);
         }
-        Found { sums, counts: of_chunk }
+        Found { sums, counts }
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn run_all<K: Kernel>(
             // SAFETY: one slot a chunk, and the sweep visits each chunk once.
             unsafe {
                 slots.put(slot, K::SUMS, sums);
-                if K::COUNTS {
+                if let Some(counts) = counts {
                     slots.put_counts(slot, counts);
                 }
             }
