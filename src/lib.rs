@@ -66,8 +66,8 @@
 //! | results to compare with arXiv:2405.12807 or its ports | [`FisherAdam`], Algorithm 1 of that paper; it moves more memory, and its learning rates are not Adam's |
 //! | the Fisher information itself to study | [`EmpiricalFisher`], [`natural_gradient_step`] |
 //!
-//! Which of them trains *your* model best is an experiment; `cargo run --release --example train_lm` is one to begin
-//! with.
+//! Which of them trains *your* model best is an experiment; `cargo run --release --example ablation` is one to begin
+//! with. On five small tasks none of them won (`docs/evidence.md` in the repository).
 //!
 //! # What a step does
 //!

@@ -103,11 +103,10 @@ impl Diagnosis {
         let mut near_limit =
             panel("decay ηλ/d, limit: decay_cap", Axis::numbers("share of coordinates, %", (-2.0, 102.0)));
         near_limit.series = shares(&self.reports, decay, &["at the limit", "> 1/10 of it", "> 1/100 of it"]);
-        let mut panels = vec![length, near_eps, near_limit];
-        for panel in &mut panels {
-            panel.legend = Some(SeriesLabelPosition::UpperRight);
-        }
-        canvas::draw(path, (1800, 480), "", &[panels])
+        length.legend = Some(SeriesLabelPosition::UpperRight);
+        near_eps.legend = Some(SeriesLabelPosition::UpperRight);
+        near_limit.legend = Some(SeriesLabelPosition::LowerMiddle);
+        canvas::draw(path, (1800, 480), "", &[vec![length, near_eps, near_limit]])
     }
 }
 

@@ -161,6 +161,7 @@ fn changes(plan: &Plan<'_>, results: &Results, task: usize) -> Result<Panel> {
     let reach = (1.6 * points.fold(0.0, f64::max)).clamp(0.5, MOST);
     for series in &mut all {
         series.line.retain(|point| point.1.abs() <= reach);
+        series.band.retain(|&(_, low, high)| low < reach && high > -reach);
         for (_, low, high) in &mut series.band {
             (*low, *high) = (low.clamp(-reach, reach), high.clamp(-reach, reach));
         }
@@ -209,7 +210,7 @@ fn rates(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         let y = Axis::numbers("validation loss", (low - room, high + room));
         let mut panel = Panel::new(about.name(), Axis::names("learning rate, thousandths", names), y);
         panel.series = series;
-        panel.legend = (task == 0).then_some(SeriesLabelPosition::UpperMiddle);
+        panel.legend = (task == 0).then_some(SeriesLabelPosition::UpperLeft);
         panels.push(panel);
     }
     canvas::draw(path, (WIDTH * panels.len() as u32, HEIGHT), "", &[panels])

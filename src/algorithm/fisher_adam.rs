@@ -46,7 +46,8 @@ pub struct FisherAdam {
     pub rho: f64,
     /// c, the largest RMS of n and of w over one tensor, finite and > 0. Default 1.
     pub clip: f64,
-    /// λ, finite and ≥ 0. Default 0.1.
+    /// λ, finite and ≥ 0. Default 0.1, the source's. Much for a short run: in five small tasks (`docs/evidence.md`) 0.01 and less
+    /// were better by up to 40 %.
     pub weight_decay: f64,
 }
 
