@@ -2,9 +2,9 @@
 
 use crate::files;
 use crate::run::{Outcome, Spec};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -65,13 +65,17 @@ impl Log {
         Ok(())
     }
 
-    /// Writes the file anew, these runs alone and in this order: two complete programs leave the same bytes.
+    /// Writes the file anew, these runs in this order, and then whatever other plans have left there: two complete programs
+    /// leave the same bytes.
     pub(crate) fn finish(&self, specs: &[Spec]) -> Result<()> {
+        let keys = specs.iter().map(key).collect::<Result<Vec<_>>>()?;
+        let planned: HashSet<&String> = keys.iter().collect();
+        let mut others: Vec<&String> = self.done.keys().filter(|key| !planned.contains(key)).collect();
+        others.sort();
         let mut text = String::new();
-        for spec in specs {
-            let line = self.done.get(&key(spec)?);
-            ensure!(line.is_some(), "a run is missing");
-            text.push_str(&serde_json::to_string(&line)?);
+        for key in keys.iter().chain(others) {
+            let line = self.done.get(key).context("a run is missing")?;
+            text.push_str(&serde_json::to_string(line)?);
             text.push('\n');
         }
         files::write(&self.path, |path| Ok(fs::write(path, text)?))
@@ -113,6 +117,8 @@ mod tests {
         assert_eq!(log.get(&spec(2)).unwrap(), None);
         log.add(spec(2), of(2.1)).unwrap();
         log.finish(&[spec(0), spec(1), spec(2)]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), whole);
+        log.finish(&[spec(0)]).unwrap(); // of a smaller plan
         assert_eq!(fs::read(&path).unwrap(), whole);
 
         fs::write(&path, b"{}\n").unwrap();
