@@ -106,7 +106,7 @@ impl Diagnosis {
         length.legend = Some(SeriesLabelPosition::UpperRight);
         near_eps.legend = Some(SeriesLabelPosition::UpperRight);
         near_limit.legend = Some(SeriesLabelPosition::LowerMiddle);
-        canvas::draw(path, (1800, 480), "", &[vec![length, near_eps, near_limit]])
+        canvas::draw(path, (1800, 480), &[vec![length, near_eps, near_limit]])
     }
 }
 

@@ -137,5 +137,5 @@ pub(crate) fn plot(found: &[Ratios], path: &Path) -> Result<()> {
     panel.series = series;
     panel.y_marks = vec![0.0];
     panel.legend = Some(SeriesLabelPosition::UpperRight);
-    canvas::draw(path, (900, 520), "", &[vec![panel]])
+    canvas::draw(path, (900, 520), &[vec![panel]])
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(Serialize, Deserialize)]
@@ -27,23 +27,20 @@ impl Log {
     /// Opens `path`, or makes it. A last line that was cut off in the middle is dropped.
     ///
     /// # Errors
-    /// Another line that is not a run.
+    /// Another line that is not a run; a program that has the file open.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot read {}", path.display());
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error).with_context(cannot),
-        };
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let file = OpenOptions::new().read(true).create(true).append(true).open(path).with_context(cannot)?;
+        file.try_lock().with_context(|| format!("{}: another program is at work there", path.display()))?;
+        let bytes = fs::read(path).with_context(cannot)?;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         let mut done = HashMap::new();
-        for (number, line) in text[..whole].lines().enumerate() {
-            let line: Line = serde_json::from_str(line)
+        for (number, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
+            let line: Line = serde_json::from_slice(line)
                 .with_context(|| format!("{}, line {} is not a run of this program", cannot(), number + 1))?;
             done.insert(key(&line.run)?, line);
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).with_context(cannot)?;
-        if whole < text.len() {
+        if whole < bytes.len() {
             file.set_len(whole as u64).with_context(cannot)?;
         }
         Ok(Self { path: path.to_owned(), file, done })
@@ -92,7 +89,7 @@ mod tests {
     use std::fs;
 
     fn spec(seed: u64) -> Spec {
-        let (task, variant) = ("digits".to_owned(), "Adam".to_owned());
+        let (task, variant) = ("digits".to_owned(), "Adam + ε".to_owned());
         Spec { task, variant, lr: 0.1, seed, steps: 10, test: true, settings: String::new() }
     }
 
@@ -109,18 +106,25 @@ mod tests {
         for seed in 0..3 {
             log.add(spec(seed), of(0.1 + seed as f64)).unwrap();
         }
+        let second = Log::open(&path).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(second.contains("another program"), "{second}");
+        drop(log);
         let whole = fs::read(&path).unwrap();
-        fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+        for cut in whole.len() * 2 / 3 + 1..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let log = Log::open(&path).unwrap();
+            assert_eq!(log.get(&spec(1)).unwrap(), Some(&of(1.1)));
+            assert_eq!(log.get(&spec(2)).unwrap(), None);
+        }
 
         let mut log = Log::open(&path).unwrap();
-        assert_eq!(log.get(&spec(1)).unwrap(), Some(&of(1.1)));
-        assert_eq!(log.get(&spec(2)).unwrap(), None);
         log.add(spec(2), of(2.1)).unwrap();
         log.finish(&[spec(0), spec(1), spec(2)]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), whole);
         log.finish(&[spec(0)]).unwrap(); // of a smaller plan
         assert_eq!(fs::read(&path).unwrap(), whole);
 
+        drop(log);
         fs::write(&path, b"{}\n").unwrap();
         let error = Log::open(&path).err().map(|error| format!("{error:#}")).unwrap_or_default();
         assert!(error.contains("line 1"), "{error}");

@@ -32,7 +32,9 @@ mod weights;
 mod work;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::builder::PossibleValuesParser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use corpus::Corpus;
 use log::Log;
 use output::{Output, RUNS};
@@ -52,11 +54,12 @@ struct Options {
     #[arg(long, default_value_t = 10.0, allow_negative_numbers = true, value_parser = minutes)]
     minutes: f64,
 
-    /// Tasks, separated by commas [default: all]
-    #[arg(long, value_delimiter = ',')]
-    task: Option<Vec<String>>,
+    /// Tasks, separated by commas
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(tasks::NAMES),
+        default_value = "lm,digits,vqvae,ink,bins")]
+    task: Vec<String>,
 
-    /// A file, or a folder with text files, for the language model
+    /// A file, or a folder with text files, for the language model (lm)
     #[arg(long, value_name = "PATH")]
     corpus: Option<PathBuf>,
 
@@ -69,13 +72,24 @@ struct Options {
     out: PathBuf,
 }
 
+impl Options {
+    fn needs_corpus(&self) -> bool {
+        self.task.iter().any(|name| name == tasks::LANGUAGE)
+    }
+}
+
 fn minutes(text: &str) -> Result<f64, String> {
-    let minutes = text.parse().ok().filter(|minutes: &f64| minutes.is_finite() && *minutes > 0.0);
-    minutes.ok_or_else(|| "a number of minutes is finite and above 0".into())
+    let minutes = text.parse().ok().filter(|&minutes: &f64| minutes > 0.0 && minutes <= 10_000.0);
+    minutes.ok_or_else(|| "a number of minutes is above 0, and at most 10000: a week".into())
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let options = Options::parse();
+    if options.corpus.is_some() && !options.needs_corpus() {
+        let message = "--corpus is for the task lm, which is not among --task";
+        Options::command().error(ErrorKind::ArgumentConflict, message).exit()
+    }
+    match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -86,15 +100,21 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let threads = threads::count()?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     println!("device    cpu, {threads} threads, a run on each");
-    let corpus = Corpus::load(options.corpus.as_deref())?;
-    println!("corpus    {}", corpus.describe());
-    let tasks = tasks::some(corpus, options.task.as_deref())?;
+    let corpus = match options.needs_corpus() {
+        true => Some(Corpus::load(options.corpus.as_deref())?),
+        false => None,
+    };
+    if let Some(corpus) = &corpus {
+        println!("corpus    {}", corpus.describe());
+    }
+    let tasks = tasks::some(&options.task, corpus)?;
     let variants = variant::all();
     let plan = Plan { tasks: &tasks, variants: &variants, minutes: options.minutes };
     let output = Output::open(&options.out)?;
     if let Some(page) = &options.page {
-        page::check(page)?;
+        page::check(page, &table::names(&plan))?;
     }
     let mut log = Log::open(&output.path(RUNS))?;
     println!("runs      {} in all, kept in {}", plan.runs(), output.path(RUNS).display());

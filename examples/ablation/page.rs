@@ -8,9 +8,11 @@ use std::path::Path;
 const BEGIN: &str = "<!-- table: ";
 const END: &str = "<!-- end -->";
 
-/// Refuses a page that could not be written, before any work goes into it.
-pub(crate) fn check(path: &Path) -> Result<()> {
+/// Refuses a page that could not be filled with tables of these names, before any work goes into it.
+pub(crate) fn check(path: &Path, names: &[String]) -> Result<()> {
+    let tables: Vec<_> = names.iter().map(|name| (name.clone(), String::new())).collect();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    filled(&text, &tables).with_context(|| path.display().to_string())?;
     files::write(path, |path| Ok(fs::write(path, text)?))
 }
 

@@ -74,7 +74,7 @@ fn effects(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
     if let Some(panel) = panels.last_mut() {
         panel.legend = Some(SeriesLabelPosition::LowerLeft);
     }
-    canvas::draw(path, (380 * panels.len() as u32 + 100, 640), "", &[panels])
+    canvas::draw(path, (380 * panels.len() as u32 + 100, 640), &[panels])
 }
 
 /// Training losses, and below them how they compare with the baseline's; a column a task.
@@ -86,7 +86,7 @@ fn curves(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         above.push(panel);
         below.push(changes(plan, results, task)?);
     }
-    canvas::draw(path, (WIDTH * above.len() as u32, 2 * HEIGHT), "", &[above, below])
+    canvas::draw(path, (WIDTH * above.len() as u32, 2 * HEIGHT), &[above, below])
 }
 
 /// What a person looks at first: how the first task's loss falls, and what the whole optimizers reach on all tasks.
@@ -114,7 +114,7 @@ fn summary(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         }
         right.series.push(series);
     }
-    canvas::draw(path, (1400, 520), "", &[vec![left, right]])
+    canvas::draw(path, (1400, 520), &[vec![left, right]])
 }
 
 /// Training losses of the shown optimizers.
@@ -200,7 +200,7 @@ fn rates(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         }
         let all = || series.iter().flat_map(|series| &series.line).map(|point| point.1);
         let low = all().fold(f64::INFINITY, f64::min);
-        // Up to the worst loss at twice or half the best rate, whichever optimizer's; what lies above is out of the question.
+        // What lies above is out of the question.
         let high = all().fold(low, f64::max).min(1.6 * low);
         let room = 0.05 * (high - low).max(1e-6);
         for series in &mut series {
@@ -213,7 +213,7 @@ fn rates(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         panel.legend = (task == 0).then_some(SeriesLabelPosition::UpperLeft);
         panels.push(panel);
     }
-    canvas::draw(path, (WIDTH * panels.len() as u32, HEIGHT), "", &[panels])
+    canvas::draw(path, (WIDTH * panels.len() as u32, HEIGHT), &[panels])
 }
 
 /// Validation losses by setting, against the preset's; a panel a setting, a curve a task.
@@ -249,5 +249,5 @@ fn settings(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
     }
     panels[0].legend = Some(SeriesLabelPosition::UpperLeft);
     let rows: Vec<Vec<Panel>> = panels.chunks(3).map(<[_]>::to_vec).collect();
-    canvas::draw(path, (640 * 3, 480 * rows.len() as u32), "", &rows)
+    canvas::draw(path, (640 * 3, 480 * rows.len() as u32), &rows)
 }

@@ -69,6 +69,8 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish();
         }
-        println!("{} of {} runs were there already", self.found, self.runs);
+        if self.found > 0 {
+            println!("{} of {} runs were there already", self.found, self.runs);
+        }
     }
 }

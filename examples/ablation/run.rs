@@ -84,12 +84,13 @@ pub(crate) fn run(task: &dyn Task, variant: &Variant, spec: &Spec) -> Result<Out
         optimizer.step(&loss.backward()?)?;
     }
     let validation = model.measure(Part::Validation)?[0];
-    if !validation.is_finite() {
+    let test = if spec.test { model.measure(Part::Test)? } else { Vec::new() };
+    if !test.iter().chain([&validation]).all(|measure| measure.is_finite()) {
         return Ok(Outcome::default());
     }
     Ok(Outcome {
         validation: Some(validation),
-        test: if spec.test { model.measure(Part::Test)? } else { Vec::new() },
+        test,
         training: if spec.test { means(&losses) } else { Vec::new() },
     })
 }

@@ -30,6 +30,17 @@ pub(crate) fn all(plan: &Plan<'_>, results: &Results) -> Result<Vec<(String, Str
     Ok(tables)
 }
 
+/// The names of all tables that this plan will have.
+pub(crate) fn names(plan: &Plan<'_>) -> Vec<String> {
+    let common = ["tasks", "optimizers", "effects", "corrections", "rates", "settings", "diagnosis"];
+    let mut names: Vec<String> = common.map(str::to_owned).into();
+    names.extend(plan.tasks.iter().map(|task| format!("results {}", task.name())));
+    if ["ink", "bins"].iter().all(|name| plan.tasks.iter().any(|task| task.name() == *name)) {
+        names.push("fisher".to_owned());
+    }
+    names
+}
+
 /// All tables, one after the other.
 pub(crate) fn page(tables: &[(String, String)]) -> String {
     tables.iter().map(|(name, table)| format!("## {name}\n\n{table}\n")).collect()

@@ -17,6 +17,17 @@ pub(crate) const DECAY: f64 = 1e-5;
 /// The largest ηλ/d: pixels at the border of an image, and bytes that a text never has, have no gradient.
 const DECAY_CAP: f64 = 1e-3;
 
+/// What the sweeps over settings advise: a larger ε that does not shrink, and a stronger decay.
+const ADVISED: FAdam = FAdam {
+    lr: 0.0, // each run has its own
+    betas: BETAS,
+    eps0: 1e-4,
+    eps_decay: 0.0,
+    kappa: None, // and this follows from the number of parameters
+    weight_decay: 1e-4,
+    decay_cap: Some(DECAY_CAP),
+};
+
 /// λ of AdamW: PyTorch's.
 pub(crate) const ADAMW_DECAY: f64 = 0.01;
 /// λ of FisherAdam. Its decay gradient has a root mean square of up to 1, as an update has: the usual 0.1 is much for a
@@ -139,6 +150,8 @@ pub(crate) fn all() -> Vec<Variant> {
         Variant { max_grad_norm: Some(1.0), ..Variant::new("AdamW + clip", adamw(ADAMW_DECAY)) },
         Variant::new(FADAM, fadam(true, true)).clipped(CLIP),
         Variant::new(FISHER_ADAM, fisher_adam(true, true, true)),
+        Variant::new("AdamW, λ 0.1", adamw(0.1)),
+        Variant::new("FAdam, as advised", ADVISED).clipped(CLIP),
         Variant::new("Adam + ε", fadam(true, false)),
         Variant::new("Adam + λ", fadam(false, true)),
         Variant::new("Adam + κ", fadam(false, false)).clipped(CLIP),
@@ -170,12 +183,10 @@ pub(crate) const CORRECTIONS: [Correction; 4] = [
     },
     Correction {
         name: "natural-gradient clipping",
-        pairs: &[("Adam + κ", ADAM), (FADAM, "FAdam − κ"), (FISHER_ADAM, "FisherAdam − clip")],
+        // Fisher Adam's clip bounds its decay, too: what it does to the gradient shows without decay.
+        pairs: &[("Adam + κ", ADAM), (FADAM, "FAdam − κ"), ("FisherAdam − λ", "Adam + order")],
     },
-    Correction {
-        name: "preconditioning before momentum",
-        pairs: &[("Adam + order", ADAM), (FISHER_ADAM, FADAM)],
-    },
+    Correction { name: "preconditioning before momentum", pairs: &[("Adam + order", ADAM)] },
 ];
 
 /// A setting, swept at the learning rate that its optimizer was found to like, all others as they are.

@@ -218,15 +218,10 @@ impl Series {
 }
 
 /// Draws panels in rows into a PNG file, each row of the same number.
-pub(crate) fn draw(path: &Path, size: (u32, u32), title: &str, rows: &[Vec<Panel>]) -> Result<()> {
+pub(crate) fn draw(path: &Path, size: (u32, u32), rows: &[Vec<Panel>]) -> Result<()> {
     let area = open(path, size)?;
-    let below = if title.is_empty() {
-        area.clone()
-    } else {
-        area.titled(title, (FONT, 30).into_font().color(&TEXT))?
-    };
     let columns = rows.first().map_or(1, Vec::len);
-    let parts = below.split_evenly((rows.len(), columns));
+    let parts = area.split_evenly((rows.len(), columns));
     for (panel, part) in rows.iter().flatten().zip(&parts) {
         panel.draw(part)?;
     }

@@ -39,7 +39,7 @@ pub(crate) fn plot(runs: &[Run], path: &Path) -> Result<()> {
         panel.series.push(Series { dashes, points: line.clone(), line, ..Series::new(label, color) });
     }
     panel.legend = Some(SeriesLabelPosition::UpperRight);
-    canvas::draw(path, SIZE, "", &[vec![panel]])
+    canvas::draw(path, SIZE, &[vec![panel]])
 }
 
 fn held_out(run: &Run) -> Curve {

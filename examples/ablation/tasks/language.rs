@@ -37,7 +37,7 @@ impl Language {
 
 impl Task for Language {
     fn name(&self) -> &'static str {
-        "lm"
+        super::LANGUAGE
     }
 
     fn about(&self) -> String {

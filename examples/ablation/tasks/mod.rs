@@ -9,29 +9,27 @@ mod vqvae;
 
 use crate::corpus::Corpus;
 use crate::task::Task;
-use anyhow::{Result, bail};
+use anyhow::Result;
 pub(crate) use pixels::{Guesser, Pixels, Target};
 
-/// Those of these names, or all, in the order of the report.
-///
-/// # Errors
-/// A name that no task has.
-pub(crate) fn some(corpus: Corpus, names: Option<&[String]>) -> Result<Vec<Box<dyn Task>>> {
+/// Their names, in the order of the report.
+pub(crate) const NAMES: [&str; 5] = [LANGUAGE, "digits", "vqvae", "ink", "bins"];
+/// The one that needs a corpus.
+pub(crate) const LANGUAGE: &str = "lm";
+
+/// Those of these names, in the order of the report. Without a corpus the language model is not among them.
+pub(crate) fn some(names: &[String], corpus: Option<Corpus>) -> Result<Vec<Box<dyn Task>>> {
     let images = images::load()?;
-    let mut tasks: Vec<Box<dyn Task>> = vec![
-        Box::new(language::Language::new(corpus)?),
-        Box::new(digits::Digits::new(images.clone())),
-        Box::new(vqvae::VqVae::new(images.clone())),
-        Box::new(Pixels::new(&images, Target::Ink)),
-        Box::new(Pixels::new(&images, Target::Bins)),
-    ];
-    if let Some(names) = names {
-        let known: Vec<_> = tasks.iter().map(|task| task.name()).collect();
-        if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
-            bail!("there is no task {name}; there are {}", known.join(", "));
-        }
-        tasks.retain(|task| names.iter().any(|name| name == task.name()));
+    let mut tasks: Vec<Box<dyn Task>> = Vec::new();
+    if let Some(corpus) = corpus {
+        tasks.push(Box::new(language::Language::new(corpus)?));
     }
+    tasks.push(Box::new(digits::Digits::new(images.clone())));
+    tasks.push(Box::new(vqvae::VqVae::new(images.clone())));
+    for target in [Target::Ink, Target::Bins] {
+        tasks.push(Box::new(Pixels::new(&images, target)));
+    }
+    tasks.retain(|task| names.iter().any(|name| name == task.name()));
     Ok(tasks)
 }
 
