@@ -26,15 +26,15 @@ use crate::args::{self, FAdamHyper, FAdamScalars, FAdamStep, FAdamThresholds, Pr
 /// check or clipping of the gradient adds 4 bytes.
 ///
 /// # Settings
-/// What five small tasks liked, one setting at a time (`docs/evidence.md` in the repository has the runs; most differences
-/// between settings were smaller than those between seeds):
+/// What to begin with, by what five small tasks showed (`docs/evidence.md` in the repository has the runs, and how far they can
+/// be trusted):
 ///
 /// | setting | begin with | |
 /// |---|---|---|
 /// | [`lr`](Self::lr) | AdamW's | the best rates were AdamW's or half of it |
-/// | [`kappa`](Self::kappa) | 0.5·√N, N the number of elements | bounds the first steps; 0.2·√N to √N could not be told apart, 0.1·√N is below the steady ‖Δ‖₂ and costs |
-/// | [`eps0`](Self::eps0), [`eps_decay`](Self::eps_decay) | 1e-8, 0 | 1e-4 to 1e-3 helped a language model and harmed nowhere; that ε shrinks helped nowhere |
-/// | [`weight_decay`](Self::weight_decay), [`decay_cap`](Self::decay_cap) | a hundredth of AdamW's λ, 1e-3 | for losses in nats; λ/d grows as the loss's scale shrinks, so for a squared error find it anew, or leave it at 0 |
+/// | [`kappa`](Self::kappa) | 0.5·√N, N the number of elements | bounds the first steps; the steady ‖Δ‖₂ was 0.13·√N to 0.28·√N, and a κ below that costs |
+/// | [`eps0`](Self::eps0), [`eps_decay`](Self::eps_decay) | 1e-8 to 1e-4, 0 | larger ones helped a language model; that ε shrinks helped nowhere |
+/// | [`weight_decay`](Self::weight_decay), [`decay_cap`](Self::decay_cap) | 1e-4, 1e-3 | where AdamW is good with λ = 0.1, for losses in nats; else 0. λ/d grows as the loss's scale shrinks |
 ///
 /// ```
 /// use fadam::{FAdam, Optimizer};
@@ -52,7 +52,7 @@ pub struct FAdam {
     /// λ_ε, how fast ε shrinks, finite and ≥ 0. Default 0: ε_t = ε0.
     pub eps_decay: f64,
     /// κ, the largest ‖Δ‖₂ over all parameters of a step, > 0. Default `None`: ∞, and no norm is computed.
-    /// ‖Δ‖₂ grows as √N; an RMS(Δ) of 0.2 to 0.4 is usual in steady training. How often it fires is
+    /// ‖Δ‖₂ grows as √N; an RMS(Δ) of 0.1 to 0.4 is usual in steady training. How often it fires is
     /// [`Report::clipped_updates`](crate::Report::clipped_updates).
     pub kappa: Option<f64>,
     /// λ of the Riemannian decay, finite and ≥ 0. Default 0.
@@ -64,7 +64,7 @@ pub struct FAdam {
     /// with ε0 > 1e-37 it does.)
     pub weight_decay: f64,
     /// The largest ηλ/d, > 0. Default `None`: the exact formulation. 0.1, say, lets no coordinate shrink by more than
-    /// a tenth in one step.
+    /// a tenth in one step, whatever η is.
     pub decay_cap: Option<f64>,
 }
 
