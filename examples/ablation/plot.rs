@@ -6,7 +6,7 @@ use crate::results::{Results, Row, Swept};
 use crate::run::Outcome;
 use crate::stats::Estimate;
 use crate::table::between;
-use crate::variant::{ADAM, BASELINE, FADAM, FISHER_ADAM, SWEEPS};
+use crate::variant::{ADAM, BASELINE, FADAM, FADAM_ADVISED, FISHER_ADAM, SWEEPS};
 use anyhow::Result;
 use plotters::prelude::{RGBColor, SeriesLabelPosition};
 use std::path::Path;
@@ -22,10 +22,11 @@ const MOST: f64 = 60.0;
 const BEGINNING: f64 = 0.15;
 
 /// The optimizers of which curves are drawn, their colours and dashes: so that curves that coincide are all seen.
-const SHOWN: [(&str, RGBColor, canvas::Dashes); 4] = [
+const SHOWN: [(&str, RGBColor, canvas::Dashes); 5] = [
     (BASELINE, BLUE, None),
     (ADAM, GREEN, Some((3, 6))),
     (FADAM, ORANGE, Some((14, 14))),
+    (FADAM_ADVISED, RED, None),
     (FISHER_ADAM, BLACK, Some((4, 10))),
 ];
 
@@ -107,7 +108,7 @@ fn summary(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         let mut series = Series { dashes, ..Series::new(name, color) };
         for task in 0..plan.tasks.len() {
             let Some(found) = between(results, task, (name, BASELINE))? else { continue };
-            let y = (plan.tasks.len() - 1 - task) as f64 + 0.2 * (1.0 - i as f64);
+            let y = (plan.tasks.len() - 1 - task) as f64 + 0.18 * (1.5 - i as f64);
             let within = |x: f64| (x.clamp(-EFFECT, EFFECT), y);
             series.points.push(within(found.mean));
             series.whiskers.push([found.mean - found.half_width, found.mean + found.half_width].map(within));

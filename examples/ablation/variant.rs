@@ -141,6 +141,8 @@ pub(crate) const BASELINE: &str = "AdamW";
 pub(crate) const ADAM: &str = "Adam";
 pub(crate) const FADAM: &str = "FAdam";
 pub(crate) const FISHER_ADAM: &str = "FisherAdam";
+/// With other settings.
+pub(crate) const FADAM_ADVISED: &str = "FAdam, as advised";
 
 /// All of the comparison, in the order of the tables.
 pub(crate) fn all() -> Vec<Variant> {
@@ -151,7 +153,7 @@ pub(crate) fn all() -> Vec<Variant> {
         Variant::new(FADAM, fadam(true, true)).clipped(CLIP),
         Variant::new(FISHER_ADAM, fisher_adam(true, true, true)),
         Variant::new("AdamW, λ 0.1", adamw(0.1)),
-        Variant::new("FAdam, as advised", ADVISED).clipped(CLIP),
+        Variant::new(FADAM_ADVISED, ADVISED).clipped(CLIP),
         Variant::new("Adam + ε", fadam(true, false)),
         Variant::new("Adam + λ", fadam(false, true)),
         Variant::new("Adam + κ", fadam(false, false)).clipped(CLIP),
