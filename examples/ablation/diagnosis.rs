@@ -3,11 +3,13 @@
 
 use crate::canvas::{self, Axis, BLUE, GREEN, ORANGE, PINK, Panel, RED, Series};
 use crate::run;
+use crate::table::markdown;
 use crate::task::Task;
 use crate::variant::Variant;
 use crate::weights::generator;
 use anyhow::{Context, Result};
 use candle_nn::Optimizer as _;
+use fadam::candle::Optimizer;
 use fadam::{Coordinates, Report};
 use plotters::prelude::SeriesLabelPosition;
 use std::fmt::Write;
@@ -27,7 +29,8 @@ pub(crate) struct Diagnosis {
 pub(crate) fn diagnose(task: &dyn Task, variant: &Variant, lr: f64, steps: usize) -> Result<Diagnosis> {
     let model = task.model(&mut generator(0, 0))?;
     let mut batches = generator(0, 1);
-    let mut optimizer = run::watched_optimizer(&*model, variant, lr, steps)?;
+    let builder = run::builder(&*model, variant, lr, steps).norms(true);
+    let mut optimizer = Optimizer::from_varmap(model.weights(), builder)?;
     let mut reports = Vec::with_capacity(steps);
     for _ in 0..steps {
         optimizer.step(&model.loss(&mut batches)?.backward()?)?;
@@ -66,17 +69,17 @@ impl Diagnosis {
             (self.reports.len(), self.reports.last().map_or(0, |report| report.clipped_updates));
         let middle = &self.reports[steps / 2];
         let per_cent = |share: f64| format!("{:.2} %", 100.0 * share);
-        format!(
-            "| in a run of {} with FAdam | |\n|---|---|\n| steps in which κ fired | {fired} of {steps} |\n| ‖Δ‖/√N at half time | \
-             {:.3} |\n| coordinates where ε_t is more than half of d, at half time | {} |\n| where it is more than 1/1000 | {} \
-             |\n| coordinates at the decay limit, at half time | {} |\n| above a tenth of it | {} |\n",
-            self.task,
-            self.length(middle),
-            per_cent(eps(middle)[0]),
-            per_cent(eps(middle)[3]),
-            per_cent(decay(middle)[0]),
-            per_cent(decay(middle)[1]),
-        )
+        let heading = [format!("in a run of {} with FAdam", self.task), String::new()];
+        let rows = [
+            ("steps in which κ fired", format!("{fired} of {steps}")),
+            ("‖Δ‖/√N at half time", format!("{:.3}", self.length(middle))),
+            ("coordinates where ε_t is more than half of d, at half time", per_cent(eps(middle)[0])),
+            ("where it is more than 1/1000", per_cent(eps(middle)[3])),
+            ("coordinates at the decay limit, at half time", per_cent(decay(middle)[0])),
+            ("above a tenth of it", per_cent(decay(middle)[1])),
+        ];
+        let rows = rows.map(|(what, figure)| vec![what.to_owned(), figure]);
+        markdown(&[heading.into()].into_iter().chain(rows).collect())
     }
 
     pub(crate) fn plot(&self, path: &Path) -> Result<()> {

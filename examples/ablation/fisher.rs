@@ -5,6 +5,7 @@
 use crate::canvas::{self, Axis, BLUE, ORANGE, Panel, Series};
 use crate::run;
 use crate::stats::Estimate;
+use crate::table::markdown;
 use crate::task::Model as _;
 use crate::tasks::{Guesser, Pixels};
 use crate::variant::Variant;
@@ -15,7 +16,6 @@ use candle_nn::Optimizer as _;
 use fadam::{Device, EmpiricalFisher};
 use plotters::prelude::SeriesLabelPosition;
 use rayon::prelude::*;
-use std::fmt::Write;
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -97,18 +97,14 @@ fn ratio(guesser: &Guesser<'_>, seed: u64) -> Result<f64> {
 
 /// The ratios by step.
 pub(crate) fn table(found: &[Ratios]) -> String {
-    let mut text = String::from("| trace of empirical Fisher / trace of Fisher |");
-    for part in 0..=PARTS {
-        // A `String` takes everything.
-        let _ = write!(text, " {part}/{PARTS} |");
-    }
-    let _ = writeln!(text, "\n|{}", "---|".repeat(PARTS + 2));
+    let parts = (0..=PARTS).map(|part| format!("{part}/{PARTS}"));
+    let mut cells =
+        vec![["trace of empirical Fisher / trace of Fisher".to_owned()].into_iter().chain(parts).collect()];
     for Ratios { label, ratios, .. } in found {
-        let cells: Vec<String> =
-            ratios.iter().map(|ratio| format!("{:.3} ± {:.3}", ratio.mean, ratio.half_width)).collect();
-        let _ = writeln!(text, "| {label} | {} |", cells.join(" | "));
+        let ratios = ratios.iter().map(|ratio| format!("{:.3} ± {:.3}", ratio.mean, ratio.half_width));
+        cells.push([(*label).to_owned()].into_iter().chain(ratios).collect());
     }
-    text
+    markdown(&cells)
 }
 
 /// The ratios over the steps.

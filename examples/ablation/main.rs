@@ -43,7 +43,6 @@ use progress::Progress;
 use results::Results;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use task::Task as _;
 use variant::{BASELINE, FADAM};
 
 /// Compare FAdam, its parts and its peers on small real tasks: learning rates tuned alike, several seeds.
@@ -152,12 +151,10 @@ fn diagnosis(plan: &Plan<'_>, results: &Results, output: &Output) -> Result<Stri
 
 /// Compares the Fisher and its empirical stand-in, where both ways to learn the pixels are among the tasks.
 fn fisher(plan: &Plan<'_>, results: &Results, output: &Output) -> Result<Option<String>> {
-    let [ink, bins] = tasks::pixels()?;
+    let Some(places) = plan.pixels() else { return Ok(None) };
+    let labels = ["as a number (ink)", "as a level (bins)"];
     let mut found = Vec::new();
-    for (pixels, label) in [(&ink, "as a number (ink)"), (&bins, "as a level (bins)")] {
-        let Some(task) = plan.tasks.iter().position(|task| task.name() == pixels.name()) else {
-            return Ok(None);
-        };
+    for ((pixels, task), label) in tasks::pixels()?.iter().zip(places).zip(labels) {
         let (variant, lr) = (plan.variant(BASELINE)?, results.row(task, BASELINE)?.lr);
         let case = fisher::Case { pixels, label, variant, lr, steps: plan.steps(&*plan.tasks[task]) };
         found.push(fisher::measure(&case)?);

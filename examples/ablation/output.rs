@@ -1,31 +1,22 @@
 //! The folder that takes the results. Every file appears whole or not at all, but for the log, which grows.
 
 use crate::files;
-use anyhow::{Context, Result, bail};
-use std::fs;
+use anyhow::Result;
 use std::path::{Path, PathBuf};
 
 /// The log of runs.
 pub(crate) const RUNS: &str = "runs.jsonl";
 
-/// A folder that has been written to, so that the program does not end with results that it cannot keep.
+/// A folder that has been tried out.
 pub(crate) struct Output {
     folder: PathBuf,
 }
 
 impl Output {
-    /// Makes the folder and tries it out.
+    /// Makes the folder, if it is not there.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let cannot = || format!("cannot write to {}", folder.display());
-        fs::create_dir_all(folder).with_context(cannot)?;
-        let output = Self { folder: folder.to_path_buf() };
-        let runs = output.path(RUNS);
-        if runs.is_dir() {
-            bail!("cannot write {}: it is a folder", runs.display());
-        }
-        let partial = files::partial(&runs);
-        fs::write(&partial, []).and_then(|()| fs::remove_file(&partial)).with_context(cannot)?;
-        Ok(output)
+        files::try_out(folder, &[RUNS.to_owned()])?;
+        Ok(Self { folder: folder.to_path_buf() })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -42,6 +42,12 @@ impl<'a> Plan<'a> {
         self.variants.iter().find(|variant| variant.name == name).context("there is no such optimizer")
     }
 
+    /// The places of the tasks that learn the pixels as a number and as levels, where both are there.
+    pub(crate) fn pixels(&self) -> Option<[usize; 2]> {
+        let place = |name| self.tasks.iter().position(|task| task.name() == name);
+        Some([place("ink")?, place("bins")?])
+    }
+
     /// Of a run.
     pub(crate) fn steps(&self, task: &dyn Task) -> usize {
         ((task.steps_per_minute() * self.minutes) as usize).max(FEWEST)

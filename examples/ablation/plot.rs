@@ -2,7 +2,7 @@
 
 use crate::canvas::{self, Axis, BLACK, BLUE, GREEN, GREY, ORANGE, PINK, Panel, RED, Series};
 use crate::plan::{LEARNING_RATES, Plan, SEEDS};
-use crate::results::{Results, Row, Swept};
+use crate::results::{Results, Row};
 use crate::run::Outcome;
 use crate::stats::Estimate;
 use crate::table::between;
@@ -222,8 +222,7 @@ fn settings(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
     const REACH: f64 = 15.0;
     let mut panels = Vec::new();
     for sweep in &SWEEPS {
-        let of_it = |swept: &&Swept| swept.sweep.name == sweep.name && swept.sweep.of == sweep.of;
-        let swept: Vec<_> = results.swept.iter().filter(of_it).collect();
+        let swept = results.swept(sweep);
         let names = swept[0].points.iter().map(|point| format!("{}", point.0)).collect();
         let y = Axis::numbers("validation loss against the preset's, %", (-REACH, REACH));
         let x = Axis::names(format!("{} (preset: {})", sweep.name, sweep.preset), names);

@@ -31,7 +31,7 @@ pub(crate) struct Swept {
 
 pub(crate) struct Results {
     pub(crate) rows: Vec<Row>,
-    pub(crate) swept: Vec<Swept>,
+    swept: Vec<Swept>,
     /// All runs, in the order of the plan.
     pub(crate) specs: Vec<Spec>,
 }
@@ -55,6 +55,12 @@ impl Results {
     pub(crate) fn row(&self, task: usize, variant: &str) -> Result<&Row> {
         let mut rows = self.rows.iter();
         rows.find(|row| row.task == task && row.variant == variant).context("an optimizer was not run")
+    }
+
+    /// A setting on all tasks.
+    pub(crate) fn swept(&self, sweep: &Sweep) -> Vec<&Swept> {
+        let of_it = |swept: &&Swept| swept.sweep.name == sweep.name && swept.sweep.of == sweep.of;
+        self.swept.iter().filter(of_it).collect()
     }
 
     /// Does what the log does not have.

@@ -52,17 +52,8 @@ pub(crate) fn optimizer(model: &dyn Model, variant: &Variant, lr: f64, steps: us
     Ok(Optimizer::from_varmap(model.weights(), builder(model, variant, lr, steps))?)
 }
 
-/// The same, with norms and how the coordinates lie in its reports. The steps have the same bits.
-pub(crate) fn watched_optimizer(
-    model: &dyn Model,
-    variant: &Variant,
-    lr: f64,
-    steps: usize,
-) -> Result<Optimizer> {
-    Ok(Optimizer::from_varmap(model.weights(), builder(model, variant, lr, steps).norms(true))?)
-}
-
-fn builder(model: &dyn Model, variant: &Variant, lr: f64, steps: usize) -> Builder {
+/// The same, still open to what does not change its steps.
+pub(crate) fn builder(model: &dyn Model, variant: &Variant, lr: f64, steps: usize) -> Builder {
     let warm_up = (steps as f64 * WARM_UP) as u64;
     variant.builder(lr, elements(model.weights())).schedule(Schedule::cosine(warm_up, steps as u64, 0.0))
 }

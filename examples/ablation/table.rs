@@ -35,7 +35,7 @@ pub(crate) fn names(plan: &Plan<'_>) -> Vec<String> {
     let common = ["tasks", "optimizers", "effects", "corrections", "rates", "settings", "diagnosis"];
     let mut names: Vec<String> = common.map(str::to_owned).into();
     names.extend(plan.tasks.iter().map(|task| format!("results {}", task.name())));
-    if ["ink", "bins"].iter().all(|name| plan.tasks.iter().any(|task| task.name() == *name)) {
+    if plan.pixels().is_some() {
         names.push("fisher".to_owned());
     }
     names
@@ -51,7 +51,8 @@ pub(crate) fn headline(tables: &[(String, String)]) -> &str {
     tables.iter().find(|table| table.0 == "effects").map_or("", |table| &table.1)
 }
 
-fn markdown(cells: &Cells) -> String {
+/// As Markdown.
+pub(crate) fn markdown(cells: &Cells) -> String {
     let mut text = String::new();
     for (i, row) in cells.iter().enumerate() {
         // A `String` takes everything.
@@ -149,9 +150,9 @@ fn rates(plan: &Plan<'_>, results: &Results) -> Result<Cells> {
 /// Validation losses against the preset's.
 fn settings(plan: &Plan<'_>, results: &Results) -> Result<Cells> {
     let mut cells = vec![heading(plan, "validation loss against the preset's, %")];
-    for Sweep { name, of, preset, .. } in &SWEEPS {
-        let of_it = |swept: &&Swept| swept.sweep.name == *name && swept.sweep.of == *of;
-        let swept: Vec<_> = results.swept.iter().filter(of_it).collect();
+    for sweep in &SWEEPS {
+        let Sweep { name, of, preset, .. } = sweep;
+        let swept = results.swept(sweep);
         for (i, (value, _)) in swept[0].points.iter().enumerate() {
             let mut row = vec![format!("{of}, {name} = {value:e}")];
             for Swept { points, .. } in &swept {

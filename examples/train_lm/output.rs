@@ -3,33 +3,22 @@
 use crate::files;
 use crate::optimizer::Choice;
 use crate::train::Run;
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use std::fmt::Write;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A folder that has been written to, so that a run does not end with results that it cannot keep.
+/// A folder that has been tried out.
 pub(crate) struct Output {
     folder: PathBuf,
 }
 
 impl Output {
-    /// Makes the folder and tries it out.
+    /// Makes the folder, if it is not there.
     pub(crate) fn open(folder: &Path, choices: &[Choice]) -> Result<Self> {
-        let cannot = || format!("cannot write to {}", folder.display());
-        fs::create_dir_all(folder).with_context(cannot)?;
-        let output = Self { folder: folder.to_path_buf() };
         let mut names = vec!["loss.csv".to_owned(), "loss.png".to_owned()];
         names.extend(choices.iter().map(|&choice| weights(choice)));
-        for name in names {
-            let path = folder.join(&name);
-            if path.is_dir() {
-                bail!("cannot write {}: it is a folder", path.display());
-            }
-            let partial = files::partial(&path);
-            fs::write(&partial, []).and_then(|()| fs::remove_file(&partial)).with_context(cannot)?;
-        }
-        Ok(output)
+        files::try_out(folder, &names)?;
+        Ok(Self { folder: folder.to_path_buf() })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
