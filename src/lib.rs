@@ -162,7 +162,7 @@
 //! # Without a GPU
 //!
 //! [`Device::best`] is the CPU where there is no NVIDIA driver or no device, and an error, never a panic, where there is one
-//! that does not work. `cargo run --release --example doctor` tells what a machine has and lacks.
+//! that does not work. `cargo run --release -p fadam-programs --example doctor` tells what a machine has and lacks.
 //!
 //! # Numerics
 //!

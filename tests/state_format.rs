@@ -137,7 +137,7 @@ fn the_metadata_are_those_of_the_optimizer() {
     assert!(length.is_multiple_of(8));
 }
 
-/// That `replay` takes it is in examples/tests/replay/state.rs.
+/// That `replay` takes it is in examples/programs/tests/replay/state.rs.
 #[test]
 fn the_configuration_is_that_of_the_optimizer() {
     let cases: [(Algorithm, Value); 4] = [

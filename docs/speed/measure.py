@@ -92,7 +92,7 @@ def cargo(*command, environment={}):
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
 
-THROUGHPUT = ["run", "--quiet", "--release", "--package", "fadam-examples", "--example", "throughput", "--"]
+THROUGHPUT = ["run", "--quiet", "--release", "--package", "fadam-programs", "--example", "throughput", "--"]
 CANDLE = ["bench", "--quiet", "--package", "fadam", "--features", "candle", "--bench", "candle", "--"]
 
 

@@ -9,7 +9,7 @@ mod checkpoint;
 mod corpus;
 #[path = "../common/files.rs"]
 mod files;
-#[path = "../gpu/mod.rs"]
+#[path = "../programs/gpu/mod.rs"]
 mod gpu;
 mod model;
 mod optimizer;

@@ -25,7 +25,7 @@ fn program() -> PathBuf {
         .with_extension(std::env::consts::EXE_EXTENSION);
     assert!(
         program.is_file(),
-        "{} is missing: build it with `cargo build -p fadam-examples --example replay`",
+        "{} is missing: build it with `cargo build -p fadam-programs --example replay`",
         program.display()
     );
     program

@@ -17,7 +17,7 @@ const ORACLE: f64 = 1e-12;
 
 /// Name and content, sorted.
 pub(crate) fn recordings() -> Vec<(String, File)> {
-    read_recordings("../tests/golden", RECORDINGS)
+    read_recordings("../../tests/golden", RECORDINGS)
 }
 
 /// Those of one folder, of which there must be so many.

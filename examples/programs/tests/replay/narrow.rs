@@ -10,7 +10,7 @@ const RECORDINGS: usize = 17;
 
 /// Name and content, sorted.
 pub(crate) fn narrow_recordings() -> Vec<(String, File)> {
-    read_recordings("../tests/golden/bf16", RECORDINGS)
+    read_recordings("../../tests/golden/bf16", RECORDINGS)
 }
 
 /// As OUT holds it: moments widened.
