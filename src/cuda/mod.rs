@@ -5,8 +5,9 @@
 //! for the device. What the device decides (whether a gradient is finite, the clip coefficients) stays on the device, in
 //! the control block that the host reads when it is asked for a report.
 //!
-//! PTX is compiled for a device's architecture once a process, and loaded once a context. Where the driver is older than
-//! NVRTC's PTX, machine code for that architecture is compiled instead, which it takes within a major version of CUDA.
+//! PTX is compiled for a device's architecture once a process, and loaded once a context. Where the driver does not
+//! compile PTX (it is older than NVRTC, has no compiler, or is told not to use it), machine code for that architecture is
+//! compiled instead, which it takes within a major version of CUDA. [`compile`] does the same for kernels of yours.
 //!
 //! cudarc's context objects order their streams by events only while they know of more than one stream and event
 //! tracking is on (its default). For a captured step switch event tracking off before the tensors are made, as cudarc
@@ -16,6 +17,7 @@ mod accumulate;
 mod buffer;
 mod device;
 mod fisher;
+mod load;
 mod module;
 mod norm;
 mod nvrtc;
@@ -29,6 +31,7 @@ pub(crate) use accumulate::accumulate;
 pub use cudarc;
 pub use device::{DeviceInfo, KernelInfo, devices, driver_version, kernels, nvrtc_version};
 pub(crate) use fisher::{FisherSum, natural_gradient};
+pub use load::compile;
 pub(crate) use norm::global_norm;
 pub(crate) use probe::{Unusable, driver};
 pub(crate) use tensor::{ContextId, Guards, Source, Target, borrow};

@@ -3,9 +3,7 @@
 use super::driver_error;
 use super::nvrtc::{Nvrtc, Output};
 use crate::Error;
-use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -161,19 +159,6 @@ impl Source {
     }
 }
 
-/// Neither PTX nor machine code of this compiler is for this driver.
-fn newer_than_driver() -> Error {
-    let version = |version: Result<(i32, i32), Error>| {
-        version.map_or("?".into(), |(major, minor)| format!("{major}.{minor}"))
-    };
-    let nvrtc = version(Nvrtc::get().map(|nvrtc| nvrtc.version));
-    let driver = version(super::driver_version());
-    Error::Unavailable {
-        what: format!("NVRTC {nvrtc} for a driver of CUDA {driver}"),
-        remedy: "update the driver, or take the compiler of its CUDA: `pip install nvidia-cuda-nvrtc-cu12` for CUDA 12".into(),
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner) // a cache stays valid whoever panicked
 }
@@ -198,18 +183,9 @@ impl Module {
         if let Some(module) = loaded.get(&key).and_then(Weak::upgrade) {
             return Ok(Self { module });
         }
-        let (major, minor) =
-            context.compute_capability().map_err(driver_error("asking for the device's architecture"))?;
-        let capability = 10 * major + minor;
-        let ptx = source.compile(kept, capability, Output::Ptx)?;
-        let module = match context.load_module(Ptx::from_binary(ptx.to_vec())) {
-            // The compiler is newer than the driver; within a major version machine code does not mind.
-            Err(DriverError(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => {
-                let cubin = source.compile(kept, capability, Output::Cubin)?;
-                context.load_module(Ptx::from_binary(cubin.to_vec())).map_err(|_| newer_than_driver())?
-            }
-            other => other.map_err(driver_error("loading kernels"))?,
-        };
+        let module = super::load::load(context, source.entries(), |capability, output| {
+            source.compile(kept, capability, output)
+        })?;
         loaded.retain(|_, module| module.strong_count() > 0);
         loaded.insert(key, Arc::downgrade(&module));
         Ok(Self { module })
