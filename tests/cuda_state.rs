@@ -6,6 +6,8 @@
 mod emulator;
 #[path = "common/gpu.rs"]
 mod gpu;
+#[path = "common/paths.rs"]
+mod paths;
 mod trajectories;
 
 use fadam::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -28,7 +30,7 @@ fn gpu() -> Option<Gpu> {
 }
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda-state-{name}.safetensors"))
+    paths::scratch(&format!("cuda-state-{name}.safetensors"))
 }
 
 struct Training {

@@ -7,6 +7,8 @@
 mod emulator;
 #[path = "common/gpu.rs"]
 mod gpu;
+#[path = "common/paths.rs"]
+mod paths;
 mod trajectories;
 
 use emulator::{Counts, Emulator};
@@ -236,7 +238,7 @@ fn launches_and_bytes_are_what_the_algorithm_needs() {
         writeln!(table, "| {} | {launches} | {} | {traffic:.2} | {per_request:.1} |", case.name, case.bytes)
             .unwrap();
     }
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(TABLE);
+    let path = paths::repository(TABLE);
     let text = std::fs::read_to_string(&path).unwrap();
     let (head, rest) = text.split_once(BEGIN).expect("the table's place");
     let (recorded, tail) = rest.split_once(END).expect("the table's end");

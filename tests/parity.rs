@@ -1,12 +1,13 @@
 //! One promise: the same inputs give the same bits, at every SIMD level, on any number of threads, wherever in memory
 //! the tensors lie, on every platform (the recorded hashes).
 
+#[path = "common/paths.rs"]
+mod paths;
 mod trajectories;
 
 use fadam::{Adam, FAdam, Simd};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::fmt::Write;
-use std::path::Path;
 use trajectories::{Trajectory, all};
 
 const RECORDED: &str = "tests/golden/bits.txt";
@@ -72,7 +73,7 @@ fn fadam_without_options_is_adam() {
 /// What proves the promise across machines: each trajectory's bits, hashed, are those that were recorded.
 #[test]
 fn bits_are_the_recorded_ones() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(RECORDED);
+    let path = paths::repository(RECORDED);
     let mut now = String::new();
     for trajectory in all() {
         let hash = trajectory.replay(&trajectory.inputs(), Simd::best(), 0).hash();

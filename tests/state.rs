@@ -1,21 +1,23 @@
 //! One promise: a run that is saved, and continued by a new optimizer from the file, has the bits of one that went on:
 //! every algorithm, group, skipped step, parameter that takes no part, and from each device to each.
 
-#[cfg(feature = "cuda")]
 #[path = "common/gpu.rs"]
 mod gpu;
+#[cfg(feature = "cuda")]
+#[path = "common/paths.rs"]
+mod paths;
 mod trajectories;
 
 use fadam::{Adam, Optimizer, ParameterId, Simd, Update};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use trajectories::{Home, Host, Trajectory};
 
 /// After this step: in trajectories with a step that is skipped, that one.
 const SPLIT: u64 = 2;
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("state-{name}.safetensors"))
+    paths::scratch(&format!("state-{name}.safetensors"))
 }
 
 /// Every row of the matrix: what `trajectories` has, from one device to another.

@@ -4,6 +4,8 @@
 #![cfg(unix)]
 
 mod common;
+#[path = "common/paths.rs"]
+mod paths;
 
 use common::{again, random};
 use fadam::{Adam, Optimizer, State, Update};
@@ -56,7 +58,7 @@ fn temporary(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn killed_at_any_moment() {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("state-crash");
+    let folder = paths::scratch("state-crash");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("state.safetensors");

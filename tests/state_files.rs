@@ -2,6 +2,8 @@
 //! away, and says what failed; and so does loading, which leaves the optimizer as it is or lost.
 
 mod common;
+#[path = "common/paths.rs"]
+mod paths;
 
 use common::{Model, noise};
 use fadam::{Adam, Error, Optimizer};
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// An empty folder.
 fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("state-files-{name}"));
+    let folder = paths::scratch(&format!("state-files-{name}"));
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     folder

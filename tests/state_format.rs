@@ -2,6 +2,8 @@
 //! written once can be read for ever.
 
 mod common;
+#[path = "common/paths.rs"]
+mod paths;
 
 use common::Model;
 use fadam::{Adam, Algorithm, Builder, FAdam, FisherAdam, Group, NonFinite, Optimizer};
@@ -9,10 +11,10 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("format-{name}.safetensors"))
+    paths::scratch(&format!("format-{name}.safetensors"))
 }
 
 /// Three parameters in two groups, one of them empty; two steps, the second skipped.
@@ -202,7 +204,7 @@ fn the_configuration_is_that_of_the_optimizer() {
 /// `load` to read.
 #[test]
 fn a_file_of_long_ago_is_read() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/state/v1.safetensors");
+    let path = paths::repository("tests/golden/state/v1.safetensors");
     let mut model = model(adam());
     let bytes = saved("golden", &mut model);
     if std::env::var_os("FADAM_RECORD_STATE").is_some() {

@@ -4,6 +4,8 @@
 //! FADAM_RECORD_CORPUS=1 writes them anew.
 
 mod common;
+#[path = "common/paths.rs"]
+mod paths;
 
 use common::{Model, Snapshot};
 use fadam::{Adam, Error};
@@ -11,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Three parameters, one of them empty, with a step behind them.
 fn model() -> Model {
@@ -22,7 +24,7 @@ fn model() -> Model {
 
 /// The file of `model`.
 fn good(model: &mut Model, name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{name}.safetensors"));
+    let path = paths::scratch(&format!("hostile-{name}.safetensors"));
     model.optimizer.save(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -398,7 +400,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 }
 
 fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/state_corpus")
+    paths::repository("tests/state_corpus")
 }
 
 #[test]

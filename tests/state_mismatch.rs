@@ -2,6 +2,8 @@
 //! changed; for fine-tuning, what both have is loaded, and the rest is named.
 
 mod common;
+#[path = "common/paths.rs"]
+mod paths;
 
 use common::{Model, device, noise};
 use fadam::{Adam, Algorithm, Builder, Error, FAdam, FisherAdam, Group, Loaded, Optimizer, Report};
@@ -18,7 +20,7 @@ impl Drop for Saved {
 }
 
 fn saved(name: &str, model: &mut Model) -> Saved {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mismatch-{name}.safetensors"));
+    let path = paths::scratch(&format!("mismatch-{name}.safetensors"));
     model.optimizer.save(&path).unwrap();
     Saved(path)
 }

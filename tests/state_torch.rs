@@ -5,6 +5,8 @@
 //! FADAM_TORCH names a Python with torch (`bash .ci/test torch`).
 
 mod common;
+#[path = "common/paths.rs"]
+mod paths;
 
 use common::{Model, noise};
 use fadam::{Adam, Decay, Error, FAdam, Master, Optimizer, State};
@@ -21,11 +23,11 @@ const BEFORE: u64 = 5;
 const LAST: u64 = 12;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torch_state").join(format!("{name}.safetensors"))
+    paths::repository("tests/golden/torch_state").join(format!("{name}.safetensors"))
 }
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("torch-{name}.safetensors"))
+    paths::scratch(&format!("torch-{name}.safetensors"))
 }
 
 type Tensors = HashMap<String, Vec<f32>>;
@@ -267,7 +269,7 @@ fn a_run_from_here_continues_in_pytorch() {
         let names = case.our_names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         model.optimizer.save_torch(&state, &names).unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torch/state.py");
+        let script = paths::repository("tests/torch/state.py");
         let output = Command::new(&python)
             .env_remove("LD_LIBRARY_PATH") // an emulated driver is nothing for torch
             .arg(script)
