@@ -63,6 +63,45 @@ fn a_graph_replays_what_was_captured() {
 }
 
 #[test]
+fn a_disabled_node_is_left_out_of_a_replay() {
+    let _guard = driver(1);
+    context(0);
+    let (stream, at, add) = (stream(), number(0), kernel("add"));
+    cuStreamBeginCapture_v2(stream, THREAD_LOCAL);
+    launch(add, at, 5, stream);
+    cuMemsetD8Async(at, 0, 4, stream);
+    let graph = end(stream).unwrap();
+    let (mut nodes, mut count, exec) = ([null_mut(); 2], 2, instantiate(graph));
+    assert_eq!(call!(cuGraphGetNodes(graph, nodes.as_mut_ptr(), &raw mut count)), SUCCESS);
+    let kinds = nodes.map(|node| {
+        let mut kind = 99;
+        assert_eq!(call!(cuGraphNodeGetType(node, &raw mut kind)), SUCCESS);
+        kind
+    });
+    assert_eq!(kinds, [0, 2], "CU_GRAPH_NODE_TYPE_KERNEL, then MEMSET");
+    let [kernel, memset] = nodes;
+    let mut parameters = [0_usize; 9]; // CUDA_KERNEL_NODE_PARAMS: the function comes first
+    assert_eq!(call!(cuGraphKernelNodeGetParams_v2(memset, parameters.as_mut_ptr().cast())), INVALID_VALUE);
+    assert_eq!(call!(cuGraphKernelNodeGetParams_v2(kernel, parameters.as_mut_ptr().cast())), SUCCESS);
+    assert_eq!(parameters[0], add.addr());
+    let name: *const std::ffi::c_char = get!(cuFuncGetName(add));
+    // SAFETY: the driver's name of a function that lives.
+    assert_eq!(unsafe { std::ffi::CStr::from_ptr(name) }, c"add");
+    let replay = || {
+        cuGraphLaunch(exec, stream);
+        read(at, stream)
+    };
+    assert_eq!(replay(), 0);
+    assert_eq!(cuGraphNodeSetEnabled(exec, memset, 0), SUCCESS);
+    assert_eq!((replay(), replay()), (5, 10), "no memset");
+    assert_eq!(cuGraphNodeSetEnabled(exec, kernel, 0), SUCCESS);
+    assert_eq!(replay(), 10, "nothing");
+    assert_eq!(cuGraphNodeSetEnabled(exec, kernel, 1), SUCCESS);
+    assert_eq!(replay(), 15);
+    assert_eq!(cuGraphNodeSetEnabled(exec, exec, 0), INVALID_VALUE, "not a node of this graph");
+}
+
+#[test]
 fn a_replay_reads_host_memory_again() {
     let _guard = driver(1);
     context(0);

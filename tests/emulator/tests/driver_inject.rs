@@ -86,6 +86,7 @@ fn each() -> Vec<(&'static str, Call)> {
         cuModuleGetFunction(place().cast(), module, c"set".as_ptr());
         cuModuleGetGlobal_v2(place().cast(), place().cast(), module, c"g".as_ptr());
         cuFuncGetAttribute(place().cast(), 0, set);
+        cuFuncGetName(place().cast(), set);
         cuFuncSetAttribute(set, 8, 0);
         cuOccupancyMaxActiveBlocksPerMultiprocessor(place().cast(), set, 32, 0);
         cuLaunchKernel(set, 1, 1, 1, 1, 1, 1, 0, stream, null(), null());
@@ -95,6 +96,9 @@ fn each() -> Vec<(&'static str, Call)> {
         cuGraphExecDestroy(none);
         cuGraphDestroy(none);
         cuGraphGetNodes(none, place().cast(), place().cast());
+        cuGraphNodeGetType(none, place().cast());
+        cuGraphKernelNodeGetParams_v2(none, place());
+        cuGraphNodeSetEnabled(none, none, 0);
         cuGetExportTable(place().cast(), place());
         cuGetProcAddress_v2(c"cuInit".as_ptr(), place().cast(), 13040, 0, null_mut());
         cuGetErrorName(0, place().cast());

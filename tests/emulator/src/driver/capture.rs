@@ -6,6 +6,7 @@ use super::Driver;
 use super::api::{Handle, Out, api, handle};
 use super::errors::{Code, Result};
 use super::graph::{Graph, Node};
+use super::handle::{self, fresh};
 use super::stream::{Joined, Kind, thread};
 use super::work::Work;
 
@@ -52,7 +53,7 @@ impl Driver {
         let (id, after) = self.capture_tails(stream)?;
         let capture = self.active(id)?;
         let node = capture.nodes.len();
-        capture.nodes.push(Node { work, after });
+        capture.nodes.push(Node { id: fresh(handle::Kind::Node), work, after });
         self.streams.get_mut(stream)?.joined = Some(Joined { capture: id, tails: vec![node] });
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Functions, their attributes and occupancy.
 
+use std::ffi::{CString, c_char};
 use std::sync::Arc;
 
 use crate::ptx;
@@ -14,6 +15,8 @@ pub(super) struct Function {
     pub(super) context: u64,
     pub(super) module: u64,
     pub(super) body: Body,
+    /// As C reads it.
+    name: CString,
     /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`, if it was set.
     dynamic_shared: Option<usize>,
 }
@@ -62,7 +65,8 @@ impl Body {
 
 impl Function {
     pub(super) fn new(context: u64, module: u64, body: Body) -> Self {
-        Self { context, module, body, dynamic_shared: None }
+        let name = CString::new(body.name()).unwrap_or_default(); // PTX and ELF names hold no NUL
+        Self { context, module, body, name, dynamic_shared: None }
     }
 
     /// Dynamic shared memory that a launch may ask for.
@@ -156,6 +160,10 @@ impl Driver {
 api! {
     fn cuFuncGetAttribute(driver, value: Out<i32>, attribute: i32, function: Handle) {
         value.put(driver.function_attribute(attribute, function)?)
+    }
+    /// The name lives as long as the function.
+    fn cuFuncGetName(driver, name: Out<*const c_char>, function: Handle) {
+        name.put(driver.function_of(function)?.name.as_ptr())
     }
     fn cuFuncSetAttribute(driver, function: Handle, attribute: i32, value: i32) {
         driver.set_function_attribute(function, attribute, value)

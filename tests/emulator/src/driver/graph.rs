@@ -1,5 +1,6 @@
 //! Graphs: captured work, and its replay.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Driver;
@@ -11,6 +12,7 @@ use super::work::Work;
 
 /// A captured operation.
 pub(super) struct Node {
+    pub(super) id: u64,
     pub(super) work: Work,
     /// Nodes before it.
     pub(super) after: Vec<usize>,
@@ -25,7 +27,9 @@ pub(super) struct Graph {
 /// An instantiated graph.
 pub(super) struct GraphExec {
     pub(super) context: u64,
-    nodes: Arc<[Node]>,
+    pub(super) nodes: Arc<[Node]>,
+    /// Nodes that a launch leaves out.
+    pub(super) disabled: HashSet<u64>,
     /// The end of its last launch: launches of one instance do not overlap.
     last: Option<OpId>,
 }
@@ -45,7 +49,12 @@ impl Driver {
         if flags & DEVICE_LAUNCH != 0 {
             return Err(Code::NOT_SUPPORTED);
         }
-        let exec = GraphExec { context: graph.context, nodes: Arc::clone(&graph.nodes), last: None };
+        let exec = GraphExec {
+            context: graph.context,
+            nodes: Arc::clone(&graph.nodes),
+            disabled: HashSet::new(),
+            last: None,
+        };
         Ok(self.graph_execs.insert(exec))
     }
 
@@ -58,6 +67,7 @@ impl Driver {
         }
         let found = self.graph_execs.get(exec)?;
         let (context, nodes, last) = (found.context, Arc::clone(&found.nodes), found.last);
+        let disabled = found.disabled.clone();
         if self.streams.get(stream)?.context != context {
             return Err(Code::INVALID_HANDLE);
         }
@@ -66,7 +76,7 @@ impl Driver {
         for node in nodes.iter() {
             let mut after: Vec<OpId> = node.after.iter().map(|node| ops[*node]).collect();
             after.push(fork);
-            let mut work = node.work.clone();
+            let mut work = if disabled.contains(&node.id) { Work::Nothing } else { node.work.clone() };
             if let Work::Launch { blocks, .. } = &mut work {
                 *blocks = self.blocks;
             }
@@ -96,7 +106,6 @@ api! {
     fn cuGraphDestroy(driver, graph: Handle) {
         driver.graphs.remove(id(graph)).map(drop)
     }
-    /// A node's handle is its graph's plus its number and one.
     fn cuGraphGetNodes(driver, graph: Handle, nodes: Out<Handle>, count: Out<usize>) {
         let found = driver.graphs.get(id(graph))?;
         let len = found.nodes.len();
@@ -104,7 +113,7 @@ api! {
             return count.put(len);
         }
         let room = count.get()?;
-        let handles: Vec<Handle> = (1..=room.min(len) as u64).map(|node| handle(id(graph) + node)).collect();
+        let handles: Vec<Handle> = found.nodes.iter().take(room).map(|node| handle(node.id)).collect();
         nodes.put_array(&handles);
         count.put(handles.len())
     }

@@ -17,6 +17,7 @@ pub(super) enum Kind {
     Capture,
     Graph,
     GraphExec,
+    Node,
     /// A queue of the scheduler that no stream owns.
     Line,
 }

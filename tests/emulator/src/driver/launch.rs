@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::api::{Handle, api};
+use super::api::{Handle, api, id};
 use super::device::THREADS;
 use super::errors::{Code, Result};
 use super::function::Body;
@@ -88,6 +88,7 @@ api! {
             return Err(Code::NOT_SUPPORTED);
         }
         let launch = Prepared {
+            function: id(function),
             module_id: found.module,
             module: Arc::clone(module),
             kernel: *kernel,

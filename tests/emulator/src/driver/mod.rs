@@ -32,6 +32,7 @@ mod inject;
 mod launch;
 mod memory;
 mod module;
+mod node;
 mod queue;
 mod random;
 mod stream;

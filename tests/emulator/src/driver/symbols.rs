@@ -4,7 +4,9 @@ use std::ffi::c_void;
 
 use super::api::{Out, Symbol, Text, api};
 use super::errors::Code;
-use super::{capture, context, copy, device, errors, event, function, graph, host, launch, memory, module};
+use super::{
+    capture, context, copy, device, errors, event, function, graph, host, launch, memory, module, node,
+};
 use super::{stream, unsupported};
 
 /// The functions, a newer version behind an older one.
@@ -22,6 +24,7 @@ fn find(name: &str) -> Option<Symbol> {
         launch::SYMBOLS,
         memory::SYMBOLS,
         module::SYMBOLS,
+        node::SYMBOLS,
         stream::SYMBOLS,
         unsupported::SYMBOLS,
         SYMBOLS,

@@ -65,6 +65,8 @@ pub(super) enum Source {
 
 /// A launch whose parameters were read.
 pub(super) struct Prepared {
+    /// The function's handle.
+    pub(super) function: u64,
     pub(super) module_id: u64,
     pub(super) module: Arc<ptx::Module>,
     /// Index into the module's kernels.

@@ -122,6 +122,10 @@ unsafe extern "C" {
     pub(crate) safe fn cuGraphExecDestroy(exec: Handle) -> u32;
     pub(crate) safe fn cuGraphDestroy(graph: Handle) -> u32;
     pub(crate) fn cuGraphGetNodes(graph: Handle, nodes: *mut Handle, count: *mut usize) -> u32;
+    pub(crate) fn cuGraphNodeGetType(node: Handle, kind: *mut u32) -> u32;
+    pub(crate) fn cuGraphKernelNodeGetParams_v2(node: Handle, parameters: *mut c_void) -> u32;
+    pub(crate) safe fn cuGraphNodeSetEnabled(exec: Handle, node: Handle, enabled: u32) -> u32;
+    pub(crate) fn cuFuncGetName(name: *mut *const c_char, function: Handle) -> u32;
     pub(crate) fn cuGetErrorName(code: u32, text: *mut *const c_char) -> u32;
     pub(crate) fn cuGetErrorString(code: u32, text: *mut *const c_char) -> u32;
     pub(crate) fn cuGetExportTable(table: *mut *const c_void, id: *const c_void) -> u32;
