@@ -1,57 +1,58 @@
 //! Step and ceiling on a GPU, in turns, timed by the device's own events.
 
-use crate::case::{Access, Array, Case, Sweep};
-use crate::gpu::{self, OnGpu, Values};
+use crate::case::Case;
+use crate::gpu_ceiling::Ceiling;
+use crate::gpu_graph::Graph;
+use crate::gpu_step::Step;
 use crate::measure::{Measured, Medians, median};
-use crate::step::{algorithm, builder, values};
+use crate::options::Stream;
 use anyhow::{Context, Result};
-use fadam::cuda::cudarc::driver::sys::CUevent_flags;
-use fadam::cuda::cudarc::driver::{
-    CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
-};
-use fadam::cuda::cudarc::nvrtc::compile_ptx;
-use fadam::{Device, Dtype, Optimizer, ParameterId, Update};
+use fadam::cuda::cudarc::driver::sys::{self, CUevent, CUevent_flags, CUresult};
+use fadam::cuda::cudarc::driver::{CudaEvent, CudaStream};
+use std::ffi::c_void;
+use std::mem::transmute;
+use std::ptr::null_mut;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const LEAST_ROUNDS: usize = 5;
 /// Steps between two events: an event is then nothing beside them.
 const STEPS: usize = 4;
+/// Replays of one kernel for its time.
+const REPLAYS: usize = 5;
 
-/// Reads, writes, or does both with, whole 16-byte words and nothing else: what it computes keeps the compiler from leaving the
-/// accesses out.
-const TOUCH: &str = r#"
-#define READ 0
-#define WRITE 2
-extern "C" __global__ void touch(float4 *array, unsigned long long words, int access, float one, float *never) {
-    float sum = 0.0f;
-    unsigned long long stride = (unsigned long long)gridDim.x * blockDim.x;
-    for (unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x; i < words; i += stride) {
-        float4 word = make_float4(one, one, one, one);
-        if (access != WRITE) word = array[i];
-        word.x *= one;
-        if (access != READ) array[i] = word; else sum += word.x + word.y + word.z + word.w;
-    }
-    if (one == 0.0f) *never = sum;
+/// What only a GPU has.
+pub(crate) struct OnGpu {
+    /// Median seconds that the host spends in a call of `step`, or in launching the graph.
+    pub(crate) host: f64,
+    /// Each kernel alone, as a graph without the others: its name and seconds.
+    pub(crate) kernels: Option<Vec<(String, f64)>>,
 }
-"#;
 
 /// # Errors
 /// No memory, or hyper-parameters that the library refuses.
-pub(crate) fn measure(case: &Case, ordinal: usize, time: Duration) -> Result<Measured> {
-    let mut step = Step::new(case, ordinal)?;
+pub(crate) fn measure(case: &Case, ordinal: usize, on: Stream, time: Duration) -> Result<Measured> {
+    let mut step = Step::new(case, ordinal, on)?;
     step.run()?;
     let norm = step.optimizer.report()?.update_norm;
     let kappa_acts = case.kappa.zip(norm).is_some_and(|(kappa, norm)| norm > kappa);
     let sweeps = case.sweeps(kappa_acts, true);
-    let ceiling = Ceiling::new(case, &sweeps, step.stream.clone())?;
-    let (mut steps, mut ceilings) = (Vec::new(), Vec::new());
+    let stream = step.stream.clone();
+    let ceiling = Ceiling::new(case, &sweeps, stream.clone())?;
+    let graph = if on == Stream::Graph { Some(Graph::capture(&mut step)?) } else { None };
+    let mut run = || graph.as_ref().map_or_else(|| step.run(), Graph::replay);
+    let (mut steps, mut ceilings, mut hosts) = (Vec::new(), Vec::new(), Vec::new());
     let begin = Instant::now();
     while steps.len() < LEAST_ROUNDS || begin.elapsed() < time {
-        let stream = step.stream.clone();
-        steps.push(timed(&stream, || step.run())?);
+        steps.push(timed(&stream, &mut run)?);
         ceilings.push(timed(&stream, || ceiling.run())?);
+        // The queue is empty: nothing makes the host wait.
+        let start = Instant::now();
+        run()?;
+        hosts.push(start.elapsed().as_secs_f64());
+        stream.synchronize()?;
     }
+    let kernels = graph.as_ref().map(|graph| kernels(graph, &stream)).transpose()?;
     let shares: Vec<f64> = ceilings.iter().zip(&steps).map(|(ceiling, step)| ceiling / step).collect();
     let tensors = case.shape.tensors();
     Ok(Measured {
@@ -64,7 +65,20 @@ pub(crate) fn measure(case: &Case, ordinal: usize, time: Duration) -> Result<Mea
             share: median(&shares),
             busy: false,
         },
+        on_gpu: Some(OnGpu { host: median(&hosts), kernels }),
     })
+}
+
+/// The kernels compute on what the last step has left, and their results are not used.
+fn kernels(graph: &Graph, stream: &Arc<CudaStream>) -> Result<Vec<(String, f64)>> {
+    let mut kernels = Vec::new();
+    for (index, name) in graph.kernels().enumerate() {
+        graph.only(Some(index))?;
+        let times = (0..REPLAYS).map(|_| timed(stream, || graph.replay())).collect::<Result<Vec<_>>>()?;
+        kernels.push((name.to_owned(), median(&times)));
+    }
+    graph.only(None)?;
+    Ok(kernels)
 }
 
 /// Seconds for one of them.
@@ -73,100 +87,26 @@ fn timed(stream: &Arc<CudaStream>, mut run: impl FnMut() -> Result<()>) -> Resul
         || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).context("cannot record an event");
     let before = event()?;
     (0..STEPS).try_for_each(|_| run())?;
-    let milliseconds = before.elapsed_ms(&event()?).context("cannot read an event")?;
-    Ok(f64::from(milliseconds) * 1e-3 / STEPS as f64)
+    let after = event()?;
+    after.synchronize().context("a step has failed")?;
+    Ok(f64::from(milliseconds(&before, &after)?) * 1e-3 / STEPS as f64)
 }
 
-struct Step {
-    optimizer: Optimizer,
-    stream: Arc<CudaStream>,
-    tensors: Vec<(ParameterId, OnGpu, OnGpu)>,
-}
-
-impl Step {
-    fn new(case: &Case, ordinal: usize) -> Result<Self> {
-        let mut optimizer = builder(case, algorithm(case)).device(Device::Cuda(ordinal)).build()?;
-        let stream = gpu::stream(ordinal)?;
-        let mut tensors = Vec::new();
-        for (index, &len) in case.shape.tensors().iter().enumerate() {
-            let name = format!("tensor{index}");
-            let id = match case.param {
-                Dtype::F32 => optimizer.register(name, len)?,
-                _ => optimizer.register_bf16(name, len)?,
-            };
-            let copy = |dtype| OnGpu::of(&stream, &Values::of(values().take(len).collect(), dtype));
-            let [parameter, gradient] = [case.param, case.grad].map(copy);
-            tensors.push((id, parameter?, gradient?));
-        }
-        stream.synchronize().context("cannot fill the tensors")?;
-        Ok(Self { optimizer, stream, tensors })
-    }
-
-    fn run(&mut self) -> Result<()> {
-        let mut views: Vec<_> = (self.tensors.iter_mut())
-            .map(|(id, parameter, gradient)| (*id, parameter.view_mut(), gradient.view()))
-            .collect();
-        let updates = views
-            .iter_mut()
-            .map(|(id, parameter, gradient)| Update::new(*id, parameter.tensor(), gradient.tensor()));
-        Ok(self.optimizer.step(&mut updates.collect::<Vec<_>>())?)
-    }
-}
-
-/// The reads and writes of a case's sweeps, over arrays of the same size.
-struct Ceiling {
-    stream: Arc<CudaStream>,
-    touch: CudaFunction,
-    blocks: u32,
-    /// In the order of `Array::ALL`, in 16-byte words.
-    arrays: [CudaSlice<[f32; 4]>; Array::ALL.len()],
-    never: CudaSlice<f32>,
-    accesses: Vec<(Array, Access)>,
-}
-
-const THREADS: u32 = 256;
-
-impl Ceiling {
-    fn new(case: &Case, sweeps: &[Sweep], stream: Arc<CudaStream>) -> Result<Self> {
-        let elements: usize = case.shape.tensors().iter().sum();
-        let array = |array: Array| {
-            let words = (elements * case.width(array)).div_ceil(16).max(1);
-            stream.alloc_zeros::<[f32; 4]>(words).context("no memory for the ceiling")
-        };
-        let ptx = compile_ptx(TOUCH).context("cannot compile the ceiling")?;
-        let module = stream.context().load_module(ptx).context("cannot load the ceiling")?;
-        let touch = module.load_function("touch")?;
-        let resident = touch.occupancy_max_active_blocks_per_multiprocessor(THREADS, 0, None)?;
-        let attribute =
-            fadam::cuda::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let multiprocessors = stream.context().attribute(attribute)?;
-        let [parameter, master, gradient, exp_avg, exp_avg_sq] = Array::ALL.map(array);
-        Ok(Self {
-            touch,
-            blocks: resident.max(1) * multiprocessors.max(1) as u32,
-            arrays: [parameter?, master?, gradient?, exp_avg?, exp_avg_sq?],
-            never: stream.alloc_zeros(1)?,
-            accesses: sweeps.iter().flat_map(|sweep| case.accesses(sweep)).collect(),
-            stream,
-        })
-    }
-
-    fn run(&self) -> Result<()> {
-        for &(array, access) in &self.accesses {
-            self.touch(&self.arrays[array as usize], access)?;
-        }
-        Ok(())
-    }
-
-    fn touch(&self, array: &CudaSlice<[f32; 4]>, access: Access) -> Result<()> {
-        let (words, one, access) = (array.len() as u64, 1.0_f32, access as i32);
-        let (address, _read) = array.device_ptr(&self.stream);
-        let config =
-            LaunchConfig { grid_dim: (self.blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-        let mut launch = self.stream.launch_builder(&self.touch);
-        let launch = launch.arg(&address).arg(&words).arg(&access).arg(&one).arg(&self.never);
-        // SAFETY: the kernel stays within `words` words of the array, which only this stream uses.
-        unsafe { launch.launch(config) }.context("cannot launch the ceiling")?;
-        Ok(())
-    }
+/// Between two events that have happened. Not by cudarc's `elapsed_ms`: its `cuEventElapsedTime_v2` is missing from drivers
+/// below CUDA 12.8, and a missing function panics.
+fn milliseconds(before: &CudaEvent, after: &CudaEvent) -> Result<f32> {
+    type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
+    const SINCE: i32 = 12_000;
+    let (mut function, mut milliseconds) = (null_mut(), 0.0);
+    // SAFETY: a name, and a place for the answer; the driver's own answer is not asked for.
+    let found = unsafe {
+        sys::cuGetProcAddress_v2(c"cuEventElapsedTime".as_ptr(), &raw mut function, SINCE, 0, null_mut())
+    };
+    found.result().context("the driver cannot tell the time between events")?;
+    // SAFETY: the type is that of cuda.h for this function, in every version.
+    let elapsed = unsafe { transmute::<*mut c_void, Elapsed>(function) };
+    // SAFETY: two events that have been recorded.
+    let code = unsafe { elapsed(&raw mut milliseconds, before.cu_event(), after.cu_event()) };
+    code.result().context("cannot read an event")?;
+    Ok(milliseconds)
 }

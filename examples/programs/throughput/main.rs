@@ -6,7 +6,10 @@ mod ceiling;
 mod cores;
 #[path = "../gpu/mod.rs"]
 mod gpu;
+mod gpu_ceiling;
+mod gpu_graph;
 mod gpu_measure;
+mod gpu_step;
 mod measure;
 mod memory;
 mod options;
@@ -31,16 +34,15 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let cases = options.cases()?;
+    let device = options.device()?;
+    let stream = options.stream(device)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.threads()?)
         .start_handler(cores::keep_to)
         .build()
         .context("cannot start the thread pool")?;
-    let machine = output::Machine {
-        device: options.device()?,
-        simd: options.simd(),
-        threads: pool.current_num_threads(),
-    };
+    let machine =
+        output::Machine { device, stream, simd: options.simd(), threads: pool.current_num_threads() };
     let mut output = output::Output::new(options.json, &machine, &cases)?;
     for case in &cases {
         let measured = measure::measure(case, &machine, &pool, options.seconds)

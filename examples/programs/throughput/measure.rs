@@ -3,7 +3,7 @@
 
 use crate::case::Case;
 use crate::ceiling::Ceiling;
-use crate::gpu_measure;
+use crate::gpu_measure::{self, OnGpu};
 use crate::output::Machine;
 use crate::step::Step;
 use anyhow::Result;
@@ -38,6 +38,7 @@ pub(crate) struct Measured {
     pub(crate) tensors: usize,
     pub(crate) bytes_per_param: usize,
     pub(crate) medians: Medians,
+    pub(crate) on_gpu: Option<OnGpu>,
 }
 
 impl Measured {
@@ -71,7 +72,7 @@ impl Measured {
 /// No memory, or hyper-parameters that the library refuses.
 pub(crate) fn measure(case: &Case, machine: &Machine, pool: &ThreadPool, time: Duration) -> Result<Measured> {
     if let Device::Cuda(ordinal) = machine.device {
-        return gpu_measure::measure(case, ordinal, time);
+        return gpu_measure::measure(case, ordinal, machine.stream.unwrap_or_default(), time);
     }
     let mut step = Step::new(case, machine.simd)?;
     // A training loop calls the step from where its threads are awake; so does this.
@@ -86,6 +87,7 @@ pub(crate) fn measure(case: &Case, machine: &Machine, pool: &ThreadPool, time: D
         tensors: tensors.len(),
         bytes_per_param: case.bytes(&sweeps),
         medians,
+        on_gpu: None,
     })
 }
 

@@ -5,6 +5,7 @@ use crate::shapes::Shape;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use fadam::{Device, Dtype, Master, Rounding, Simd};
+use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -53,12 +54,29 @@ pub(crate) struct Options {
     /// best, cpu or cuda[:N]
     #[arg(long, default_value = "best")]
     device: String,
+    /// On a GPU: the stream that steps run on, or a graph that a step was captured into, which also gives the time of each
+    /// kernel. Adds host time, and these, to the output [default: default, without them]
+    #[arg(long, value_enum)]
+    stream: Option<Stream>,
     /// Seconds for each case, after its memory is set up
     #[arg(long, value_name = "S", default_value = "2", value_parser = seconds)]
     pub(crate) seconds: Duration,
     /// Print one JSON object a line instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where a step runs on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Stream {
+    /// The device's default stream
+    #[default]
+    Default,
+    /// A stream of the optimizer's own
+    Own,
+    /// A replayed graph, on such a stream
+    Graph,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -118,6 +136,15 @@ impl Options {
     /// A device that this machine, or this version, lacks.
     pub(crate) fn device(&self) -> Result<Device> {
         Ok(self.device.parse()?)
+    }
+
+    /// # Errors
+    /// One was asked for, and the device is no GPU.
+    pub(crate) fn stream(&self, device: Device) -> Result<Option<Stream>> {
+        if self.stream.is_some() && device == Device::Cpu {
+            bail!("--stream concerns GPUs, and the device is {device}");
+        }
+        Ok(self.stream)
     }
 
     pub(crate) fn simd(&self) -> Simd {

@@ -3,6 +3,7 @@
 use crate::case::Case;
 use crate::gpu;
 use crate::measure::Measured;
+use crate::options::Stream;
 use anyhow::Result;
 use fadam::{Device, Simd};
 use serde::Serialize;
@@ -11,6 +12,8 @@ use std::io::{Write, stdout};
 /// Where the cases run.
 pub(crate) struct Machine {
     pub(crate) device: Device,
+    /// On a GPU, if one was asked for.
+    pub(crate) stream: Option<Stream>,
     pub(crate) simd: Simd,
     pub(crate) threads: usize,
 }
@@ -42,6 +45,22 @@ struct Row {
     gb_per_s: f64,
     ceiling_gb_per_s: f64,
     share: f64,
+    #[serde(flatten)]
+    on_gpu: Option<GpuRow>,
+}
+
+/// What `--stream` adds.
+#[derive(Serialize)]
+struct GpuRow {
+    stream: Stream,
+    host_us: f64,
+    kernels: Option<Vec<KernelRow>>,
+}
+
+#[derive(Serialize)]
+struct KernelRow {
+    name: String,
+    us: f64,
 }
 
 impl<'a> Output<'a> {
@@ -51,11 +70,18 @@ impl<'a> Output<'a> {
     /// Standard output is closed.
     pub(crate) fn new(json: bool, machine: &'a Machine, cases: &[Case]) -> Result<Self> {
         if !json {
-            let Machine { device, simd, threads } = machine;
+            let Machine { device, stream, simd, threads } = machine;
             let plural = if *threads == 1 { "" } else { "s" };
             let mut out = stdout().lock();
             match gpu::describe(*device)? {
-                Some(gpu) => writeln!(out, "device {gpu}")?,
+                Some(gpu) => {
+                    let stream = match stream {
+                        None | Some(Stream::Default) => "",
+                        Some(Stream::Own) => ", a stream of its own",
+                        Some(Stream::Graph) => ", replayed graphs",
+                    };
+                    writeln!(out, "device {gpu}{stream}")?;
+                }
                 None => writeln!(out, "device {device}, {simd}, {threads} thread{plural}")?,
             }
             if let Some(case) = cases.first() {
@@ -109,6 +135,13 @@ impl<'a> Output<'a> {
                 row.share,
                 if measured.busy() { " *" } else { "" }
             )?;
+            if let Some(GpuRow { host_us, kernels, .. }) = &row.on_gpu {
+                write!(out, "  host {host_us:.1} us a step")?;
+                for KernelRow { name, us } in kernels.iter().flatten() {
+                    write!(out, ", {name} {us:.1} us")?;
+                }
+                writeln!(out)?;
+            }
             self.busy |= measured.busy();
         }
         Ok(out.flush()?)
@@ -157,6 +190,16 @@ impl<'a> Output<'a> {
             gb_per_s: measured.gb_per_s(),
             ceiling_gb_per_s: measured.ceiling_gb_per_s(),
             share: measured.share(),
+            on_gpu: self.machine.stream.zip(measured.on_gpu.as_ref()).map(|(stream, on_gpu)| GpuRow {
+                stream,
+                host_us: on_gpu.host * 1e6,
+                kernels: on_gpu.kernels.as_ref().map(|kernels| {
+                    kernels
+                        .iter()
+                        .map(|(name, time)| KernelRow { name: name.clone(), us: time * 1e6 })
+                        .collect()
+                }),
+            }),
         }
     }
 }
