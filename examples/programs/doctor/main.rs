@@ -4,6 +4,7 @@
 mod gpu;
 mod large;
 mod parts;
+mod ptx;
 mod self_test;
 mod speed;
 

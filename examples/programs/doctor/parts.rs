@@ -1,7 +1,8 @@
 //! Driver, devices, compiler and kernels, each named with its remedy where it is missing.
 
-use crate::say;
+use crate::{ptx, say};
 use anyhow::Result;
+use fadam::cuda::cudarc::driver::CudaContext;
 use fadam::{Device, Error};
 
 /// The GPUs that can be used.
@@ -35,6 +36,10 @@ pub(crate) fn gpus(faults: &mut Vec<String>) -> Result<Vec<usize>> {
     }
     let mut usable = Vec::new();
     for device in &devices {
+        match CudaContext::new(device.ordinal) {
+            Ok(context) => say(&format!("PTX       cuda:{}: {}", device.ordinal, ptx::versions(&context))),
+            Err(error) => faults.push(format!("opening cuda:{}: {error}", device.ordinal)),
+        }
         match kernels(device.ordinal) {
             Ok(()) => usable.push(device.ordinal),
             Err(error) => faults.push(format!("cuda:{}: {error}", device.ordinal)),
