@@ -6,6 +6,8 @@
 mod emulator;
 #[path = "common/gpu.rs"]
 mod gpu;
+#[path = "common/paths.rs"]
+mod paths;
 mod trajectories;
 
 use fadam::{Algorithm, Simd};
@@ -22,6 +24,7 @@ fn needs_pow(algorithm: &Algorithm) -> bool {
 fn same_bits_as_the_cpu(trajectories: Vec<Trajectory>) {
     let emulator = emulator::find();
     let Some(gpus) = gpus() else { return };
+    let recorded = std::fs::read_to_string(paths::repository("tests/golden/bits.txt")).unwrap();
     for trajectory in trajectories.iter().filter(|trajectory| !needs_pow(&trajectory.algorithm)) {
         let inputs = trajectory.inputs();
         let cpu = trajectory.replay(&inputs, Simd::best(), 0);
@@ -34,6 +37,12 @@ fn same_bits_as_the_cpu(trajectories: Vec<Trajectory>) {
                 let what =
                     format!("{}, cuda:{}, offset {offset}, order {order}", trajectory.name, gpu.ordinal);
                 outcome.assert_same_bits(&cpu, &what);
+                // Recorded elsewhere, so that a wrong CPU cannot hide a wrong GPU.
+                let hash = format!("{} {:016x}", trajectory.name, outcome.hash());
+                assert!(
+                    recorded.lines().any(|line| line == hash),
+                    "{what}: {hash} is not in tests/golden/bits.txt"
+                );
             }
         }
     }
