@@ -11,9 +11,9 @@ OURS, OURS_TEXT, THEIRS, INK, GREY, GRID = "#0072B2", "#005A8E", "#BBBBBB", "#22
 SHAPES = ("gpt2", "268435456")
 PEERS = {("torch", "fused"), ("llm.c", None)}  # how, or none: any
 
-WIDTH, LEFT, RIGHT, GAP = 920, 236, 12, 28  # pixels, as all below
-ROW, BAR, HEAD, FOOT = 18, 13, 62, 40
-ROOM = 118  # beside a bar of 100 %, for its numbers
+WIDTH, MARGIN, LEFT, GAP = 980, 12, 236, 20  # pixels, as all below
+ROW, BAR, HEAD, FOOT = 18, 13, 62, 22
+ROOM = 180  # beside the longest bar, for its numbers
 
 
 def draw(cards):
@@ -23,13 +23,13 @@ def draw(cards):
     if not blocks:
         return None
     parts, y = [], 30
-    parts.append(label(LEFT / 20, y, "An optimizer step's share of the GPU memory's bandwidth", size=16, bold=True))
+    parts.append(label(MARGIN, y, "An optimizer step's share of the GPU memory's bandwidth", size=16, bold=True))
     for card, shapes in blocks:
         block, y = draw_card(card, shapes, y + 30)
         parts += block
-    about = "share of the bandwidth that the same reads and writes reach without arithmetic, %; beside it GB/s and ms; medians"
-    parts.append(label(LEFT, y + 8, about, size=11, fill=GREY))
-    height = y + 24
+    about = "share of the bandwidth that the same reads and writes reach without arithmetic, %; medians over the rounds"
+    parts.append(label(LEFT, y + 6, about, size=11, fill=GREY))
+    height = y + 20
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     font = "font-family=\"'DejaVu Sans', Verdana, Arial, sans-serif\""
     return "\n".join([f"{head} {font}>", f'<rect width="{WIDTH}" height="{height}" fill="white"/>', *parts, "</svg>", ""])
@@ -64,17 +64,17 @@ def draw_card(card, shapes, top):
                 if (step, bar[0]) not in lines:
                     at = max(i for i, line in enumerate(lines) if line == step or line[0] == step)
                     lines.insert(at + 1, (step, bar[0]))
-    parts = [label(LEFT / 20, top, card.name, size=13, bold=True)]
-    parts.append(label(LEFT / 20, top + 16, f"driver {card.driver}, commit {card.commit}", size=11, fill=GREY))
+    parts = [label(MARGIN, top, card.name, size=13, bold=True)]
+    parts.append(label(MARGIN, top + 16, f"driver {card.driver}, commit {card.commit}", size=11, fill=GREY))
     first = top + HEAD
     for i, line in enumerate(lines):
         y = first + i * ROW
         if isinstance(line, str):
-            parts.append(label(LEFT / 20, y, line, size=12, bold=True))
+            parts.append(label(MARGIN, y, line, size=12, bold=True))
         else:
             ours = line[1].startswith("fadam")
             parts.append(label(LEFT - 8, y, line[1], size=12, anchor="end", fill=OURS_TEXT if ours else INK))
-    width = (WIDTH - LEFT - RIGHT - GAP * (len(shown) - 1)) / len(shown)
+    width = (WIDTH - LEFT - MARGIN - GAP * (len(shown) - 1)) / len(shown)
     bottom = first + len(lines) * ROW
     for i, shape in enumerate(shown):
         parts += panel(LEFT + i * (width + GAP), width, first, bottom, shape, shapes[shape], lines)
@@ -85,19 +85,21 @@ def panel(left, width, first, bottom, shape, steps, lines):
     share_of = [bar[1] for bars in steps.values() for bar in bars]
     scale = (width - ROOM) / max(1, *share_of)
     parts = [label(left, first - 26, names.shape(shape), size=12, bold=True)]
-    top = first - ROW
     for tick in (0, 50, 100):
         x = left + scale * tick / 100
-        colour = GREY if tick != 50 else GRID
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom - 8}" stroke="{colour}"/>')
-        parts.append(label(x, bottom + 6, str(tick), size=11, anchor="middle", fill=GREY))
+        for i, line in enumerate(lines):
+            if not isinstance(line, str):  # a heading may reach into the panel
+                top = first + i * ROW - BAR
+                ends = f'y1="{top}" y2="{top + ROW}"'
+                parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" {ends} stroke="{GREY if tick != 50 else GRID}"/>')
+        parts.append(label(x, bottom + 4, str(tick), size=11, anchor="middle", fill=GREY))
     for step, bars in steps.items():
         for library, share, gb_per_s, ms, ours in bars:
             y = first + lines.index((step, library)) * ROW
             colour, ink = (OURS, OURS_TEXT) if ours else (THEIRS, INK)
             length = scale * share
             parts.append(f'<rect x="{left:.1f}" y="{y - BAR + 2}" width="{length:.1f}" height="{BAR}" fill="{colour}"/>')
-            numbers = f"{100 * share:.0f} %   {gb_per_s:.0f}   {ms:.3g}"
+            numbers = f"{100 * share:.0f} %   {gb_per_s:.0f} GB/s   {ms:.3g} ms"
             parts.append(f'<rect x="{left + length + 3:.1f}" y="{y - BAR + 2}" width="{ROOM - 8}" height="{BAR}" fill="white"/>')
             parts.append(label(left + length + 6, y, numbers, size=11, bold=ours, fill=ink))
     return parts

@@ -34,7 +34,7 @@ def step(row):
     if row.get("rounding"):
         words.append({"nearest": "rounding to nearest", "stochastic": "stochastic rounding"}[row["rounding"]])
     if row.get("kappa") is not None:
-        words.append(f"κ = {row['kappa']:g}")
+        words.append(f"κ = {row['kappa']:g}".replace("e+0", "e"))
     if row.get("weight_decay", DECAYS.get(row["algorithm"])) != DECAYS.get(row["algorithm"]):
         words.append(f"weight decay {row['weight_decay']:g}")
     if row["clip"]:
@@ -49,6 +49,13 @@ def library(row, stream=None):
     if row["library"] == "torch":
         return f"PyTorch {row['version']}, {row['how']}"
     return f"{row['library']}, {row['how']}"
+
+
+def peer_place(row):
+    """The order of peers at one step."""
+    hows = ["fused", "foreach", "graph"]
+    how = row["how"]
+    return row["library"] != "torch", hows.index(how) if how in hows else len(hows), how, row.get("version") or ""
 
 
 def place(row):

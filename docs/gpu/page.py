@@ -41,7 +41,9 @@ def code(value):
 
 
 def prose(text):
-    return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
+    """In lines; code stays in one."""
+    text = re.sub("`[^`]*`", lambda code: code[0].replace(" ", "\0"), text)
+    return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 def table(heads, rows):
@@ -55,8 +57,8 @@ def digits(value, significant=4):
     return text if "e" not in text else f"{value:.0f}" if value > 1 else f"{value:.9f}".rstrip("0")
 
 
-def percent(share):
-    return f"{100 * share:.0f} %"
+def percent(share, decimals=0):
+    return f"{100 * share:.{decimals}f} %"
 
 
 def listed(items):
@@ -122,8 +124,9 @@ def by_shape(card):
     for streams in sorted(card.ours().values(), key=lambda streams: names.place(usual(streams)[1].row)):
         job = job_of(usual(streams)[1].row)
         mine = [key for key in theirs if key[0] == job and job is not None]
-        entries.append((streams, [theirs.pop(key) for key in sorted(mine, key=str)]))
-    entries += [({}, [theirs[key]]) for key in sorted(theirs, key=str)]
+        peers = [theirs.pop(key) for key in mine]
+        entries.append((streams, sorted(peers, key=lambda peer: names.peer_place(peer.row))))
+    entries += [({}, [peer]) for peer in sorted(theirs.values(), key=lambda peer: names.peer_place(peer.row))]
     row_of = lambda entry: (usual(entry[0])[1] if entry[0] else entry[1][0]).row
     shapes = {}
     for entry in sorted(entries, key=lambda entry: names.place(row_of(entry))):
@@ -199,7 +202,7 @@ def kernels(card):
                 times = usual(with_times)[1].kernels
                 whole = sum(times.values())
                 for name, us in times.items():
-                    share = percent(us / whole) if whole else ""
+                    share = percent(us / whole, 1) if whole else ""
                     rows.append([cell(names.shape(row["shape"])), cell(names.step(row)), code(name), digits(us), share])
     if not rows:
         return []
@@ -321,6 +324,16 @@ def page(cards):
     return "\n\n".join(parts) + "\n", drawn
 
 
+def headline(card):
+    """AdamW over GPT-2, if it was timed."""
+    ours = predictions.ours("gpt2", **predictions.F32)(card)
+    peer = predictions.torch_milliseconds("gpt2")(card)
+    if not ours:
+        return ""
+    text = f"; AdamW over GPT-2 in {digits(ours[1].ms)} ms, {percent(ours[1].share)} of the memory's bandwidth"
+    return text + (f"; PyTorch's, fused, in {digits(peer[1])} ms" if peer else "")
+
+
 def paragraph(cards):
     """For the README: two sentences."""
     if not cards:
@@ -328,9 +341,10 @@ def paragraph(cards):
             "**No GPU has run this code yet, only an emulated one, and nothing is claimed about its time on a GPU.** Please run "
             "`bash .ci/gpu` on yours and send what it writes, a success too: [how, and what is predicted](docs/gpu.md)."
         )
-    ran = "; ".join(f"{cell(card.name)} ({tally(card)})" for card in cards)
+    latest = {card.name: card for card in sorted(cards, key=lambda card: card.date())}
+    ran = "; ".join(f"{cell(card.name)} ({tally(card)}{headline(card)})" for card in latest.values())
     return prose(
-        f"**Run on {ran}.** [What was measured there, and what was predicted](docs/gpu.md): please run `bash .ci/gpu` on your "
+        f"**Run by real GPUs: {ran}.** [What was measured there, and what was predicted](docs/gpu.md): please run `bash .ci/gpu` on your "
         "GPU, too, and send what it writes, a success or not."
     )
 

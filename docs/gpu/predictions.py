@@ -253,4 +253,4 @@ MODELLED = [
 
 def of_card(name, cards):
     """The cards of this name among those that were measured."""
-    return [card for card in cards if re.search(CARDS[name], card.name)]
+    return [card for card in cards if re.search(CARDS[name], card.name, re.IGNORECASE)]

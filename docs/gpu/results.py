@@ -1,12 +1,17 @@
 """Reads the results of `bash .ci/gpu`: one file for each stage on one machine, one JSON object a line, the first of which
-describes the machine. What cannot be right is refused, with the file and the line."""
+describes the machine. What cannot be right is refused, with the file and the line.
+
+    python3 docs/gpu/results.py FILE ...    exits with 1, and says where, if a file is not what is described here
+"""
 
 import json
 import math
 import re
 import statistics
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 STAGES = ("right", "fast", "deep")
@@ -167,8 +172,6 @@ def read_file(path):
             row = parsed(line)
             if (row["what"] == "machine") != (number == 1):
                 raise Wrong("the first line, and no other, describes the machine")
-            if row.get("emulated"):
-                raise Wrong("of the emulated driver: its times mean nothing, and its checks are CI's")
         except Wrong as wrong:
             raise Wrong(f"{path}:{number}: {wrong}") from None
         rows.append(row)
@@ -276,6 +279,9 @@ class Card:
         answers = (machine[key] for machine in self.machines)
         return sorted({"none" if answer is None else str(answer) for answer in answers})
 
+    def date(self):
+        return max(machine["date"] for machine in self.machines)
+
     def failed(self):
         return [check for check in self.of("check") if not check["ok"]]
 
@@ -307,11 +313,22 @@ def usual(streams):
 
 
 def read(folder):
+    """All results there, those of an emulated driver refused."""
     cards = {}
     for path in sorted(folder.glob("*.jsonl")):
         machine, rows = read_file(path)
+        if machine["emulated"]:
+            raise Wrong(f"{path}:1: of the emulated driver: its times mean nothing, and its checks are CI's")
         key = machine["card"], machine["driver"], machine["commit"]
         card = cards.setdefault(key, Card(*key))
         card.machines.append(machine)
         card.rows += rows
-    return [cards[key] for key in sorted(cards)]
+    return sorted(cards.values(), key=lambda card: (card.name, card.date(), card.driver, card.commit))
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        try:
+            read_file(Path(argument))
+        except Wrong as wrong:
+            sys.exit(str(wrong))
