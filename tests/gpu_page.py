@@ -138,8 +138,8 @@ class WithResults(Folders):
         adamw, clipping = self.rows(page, "AdamW"), self.rows(page, "AdamW, clipping")
         # Rounds of 1.20, 1.22 and 1.30 ms: 28 × 124439808 bytes in 1.22 ms are 2856 GB/s. Theirs 1.40, 1.41, 1.42 ms;
         # 1.41 / 1.22 = 1.156. The ceiling is 2856 / .96 = 2975 GB/s, of which 28 × 124439808 bytes in 1.41 ms are 83 %.
-        self.assertIn(["AdamW", "fadam", "1.22", "1.2–1.3 of 3", "28", "2856", "96 %", "1"], adamw)
-        self.assertIn(["AdamW", "PyTorch 2.15.0, fused", "1.41", "1.4–1.42 of 3", "", "2471", "83 %", "1.16"], adamw)
+        self.assertIn(["AdamW", "fadam", "1.22", "1.2–1.3, 3 rounds", "28", "2856", "96 %", "1"], adamw)
+        self.assertIn(["AdamW", "PyTorch 2.15.0, fused", "1.41", "1.4–1.42, 3 rounds", "", "2471", "83 %", "1.16"], adamw)
         # Its graph beside ours: 1.38 / 1.19 = 1.160.
         self.assertIn(["AdamW", "PyTorch 2.15.0, graph", "1.38", "one round", "", "2525", "85 %", "1.16"], adamw)
         self.assertIn(["AdamW", "llm.c, one element per thread", "1.525", "one round", "", "2285", "77 %", "1.25"], adamw)
@@ -153,6 +153,11 @@ class WithResults(Folders):
         beside = self.rows(page, "AdamW, all bf16, rounding to nearest", "PyTorch 2.15.0, fused")
         self.assertEqual([row[-1] for row in beside], ["1.50"])
         self.assertEqual(self.rows(page, "AdamW, all bf16, stochastic rounding", "PyTorch 2.15.0, fused"), [])
+
+    def test_stochastic_rounding_is_no_job_of_a_peer(self):
+        self.edit("fast", 15, rounding="stochastic")  # ours to nearest
+        page = self.written()
+        self.assertEqual([row[-1] for row in self.rows(page, "AdamW, all bf16", "PyTorch 2.15.0, fused")], [""])
 
     def test_a_peer_without_ours_is_shown(self):
         self.edit("fast", 5, algorithm="adam")  # the second round of PyTorch's
@@ -199,6 +204,13 @@ class WithResults(Folders):
             self.edit("fast", line, median_ms=1.26)
         self.assertEqual(self.verdict(self.written(), "AdamW, GPT-2"), ("1.18–1.25", "1.26", "outside"))
 
+    def test_kappa_is_predicted_where_it_is_finite(self):
+        what = "FAdam, κ finite but not acting, clipping and finite check"
+        for kappa, said in ((None, "not measured"), (1e9, "1.5, within")):
+            self.edit("fast", 12, algorithm="fadam", weight_decay=0.0, kappa=kappa)  # AdamW with clipping
+            ((_, _, h100, _, _),) = self.rows(self.written(), what)
+            self.assertEqual(h100, f"1.06–1.59: {said}")
+
     def test_predictions_are_of_one_kind_of_card(self):
         for name in ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GH200 480GB"):
             for stage in ("right", "fast", "deep"):
@@ -213,6 +225,7 @@ class WithResults(Folders):
             self.edit(f"h200_{path.stem}", 1, card="NVIDIA H200")
         page = self.written()
         self.assertEqual(page.count("\n## NVIDIA H"), 2)
+        self.assertLess(page.index("\n## NVIDIA H100"), page.index("\n## NVIDIA H200"))
         (modelled,) = [row for row in self.rows(page, "AdamW") if row[1].startswith("1.59")]
         # 6.5 ps × 124439808 = .809 ms.
         self.assertEqual(modelled[2:4], ["0.926–1.39: 1.22, within", "0.647–0.971: 1.22, outside"])
@@ -293,13 +306,24 @@ class Refused(Folders):
         self.append("deep", '{"what": "ncu", ')
         self.refuses("deep", 4, "not JSON")
 
+    def test_a_line_that_is_not_utf8(self):
+        path = self.data / "deep.jsonl"
+        path.write_bytes(path.read_bytes() + b'"\xff"\n')
+        self.refuses("deep", 4, "not JSON")
+
+    def test_a_line_that_is_no_object(self):
+        self.append("deep", "7")
+        self.refuses("deep", 4, "not a JSON object")
+
     def test_a_number_that_is_none(self):
         self.append("right", '{"what": "check", "name": "a", "ok": true, "rc": 0, "seconds": NaN, "line": ""}')
         self.refuses("right", 6, "NaN is no number")
 
     def test_a_kind_that_is_unknown(self):
-        self.append("right", '{"what": "guess"}')
-        self.refuses("right", 6, "\"what\" is 'guess'")
+        for what, shown in (('"guess"', "'guess'"), ("[]", "[]"), ("null", "None")):
+            self.made_up("right")
+            self.append("right", f'{{"what": {what}}}')
+            self.refuses("right", 6, f'"what" is {shown}')
 
     def test_a_library_that_is_unknown(self):
         self.edit("fast", 2, library="apex")
@@ -326,7 +350,7 @@ class Refused(Folders):
 
     def test_an_empty_file(self):
         (self.data / "fast.jsonl").write_text("")
-        self.refuses("fast", 1, "empty")
+        self.refuses("fast", 1, "not JSON")
 
     def test_results_alone_are_read_too(self):
         """As CI does with those of an emulated driver."""

@@ -108,7 +108,7 @@ def checks(card):
         parts[0] += f" Passed: {listed(code(check['name']) for check in card.passed())}."
     if card.failed():
         row = lambda check: [code(check["name"]), str(check["rc"]), digits(check["seconds"]), cell(check["line"])]
-        parts.append(table(["failed", "exit status", "seconds", "its last word"], map(row, card.failed())))
+        parts.append(table(["failed", "exit status", "seconds", "last line"], map(row, card.failed())))
     if card.of("left_out"):
         left_out = (f"{code(row['name'])} ({cell(row['why'])})" for row in card.of("left_out"))
         parts.append(prose(f"Left out: {listed(left_out)}."))
@@ -137,7 +137,7 @@ def by_shape(card):
 def spread(measured):
     if measured.rounds == 1:
         return "one round"
-    return f"{digits(measured.least_ms)}–{digits(measured.most_ms)} of {measured.rounds}"
+    return f"{digits(measured.least_ms)}–{digits(measured.most_ms)}, {measured.rounds} rounds"
 
 
 def steps(card):
@@ -150,7 +150,7 @@ def steps(card):
         "its loss. *Time*: the peer's over fadam's, its graph over ours. With clipping fadam also checks that gradients are "
         "finite."),
     ]
-    heads = ["step", "library", "ms", "rounds", "bytes a parameter", "GB/s", "of the ceiling", "time / fadam's"]
+    heads = ["step", "library", "ms", "least–most", "bytes a parameter", "GB/s", "of the ceiling", "time / fadam's"]
     for shape, entries in by_shape(card):
         rows = []
         for row, streams, peers in entries:
@@ -282,7 +282,7 @@ def predictions_section(cards):
         "multiprocessor, fed with the machine code, and by the memory's bandwidth. They are of the kernels at commit "
         f"`{predictions.KERNELS_OF}`; an *if* is what was predicted of a change, and the commit of a measurement decides which of the "
         "two rows concerns it. *Within* and *outside* the range are computed. What was stated as a number, or follows from the "
-        f"model's, has a range of ± {tolerance}, the model's own doubt."
+        f"model's, has a range of ± {tolerance}, its own uncertainty."
     )
     modelled = (
         f"The same model for GPT-2's {names.grouped(predictions.GPT2)} parameters on four cards: each kernel takes the longer of "

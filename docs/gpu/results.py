@@ -140,7 +140,7 @@ def no_number(name):
 def parsed(line):
     """The object of one line, once it has all that its kind has."""
     try:
-        row = json.loads(line, parse_constant=no_number)
+        row = json.loads(line.decode(), parse_constant=no_number)
     except ValueError as error:
         raise Wrong(f"not JSON: {error}") from None
     if not isinstance(row, dict):
@@ -149,10 +149,10 @@ def parsed(line):
     kinds = {"machine": MACHINE, "check": CHECK, "left_out": LEFT_OUT, "ceiling": CEILING, "ncu": NCU}
     if what == "step":
         library = row.get("library")
-        if library not in STEPS:
+        if not text(library) or library not in STEPS:
             raise Wrong(f"a step of the unknown library {library!r}: expected one of {', '.join(STEPS)}")
         keys = STEPS[library]
-    elif what in kinds:
+    elif text(what) and what in kinds:
         keys = kinds[what]
     else:
         raise Wrong(f"\"what\" is {what!r}: expected one of {', '.join([*kinds, 'step'])}")
@@ -167,7 +167,7 @@ def parsed(line):
 def read_file(path):
     """The machine, and the other lines."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
         try:
             row = parsed(line)
             if (row["what"] == "machine") != (number == 1):
@@ -175,8 +175,6 @@ def read_file(path):
         except Wrong as wrong:
             raise Wrong(f"{path}:{number}: {wrong}") from None
         rows.append(row)
-    if not rows:
-        raise Wrong(f"{path}:1: empty")
     return rows[0], rows[1:]
 
 
