@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Gradient, Model, noise, random};
-use fadam::{Adam, Device, Optimizer, Simd, Update, global_norm};
+use fadam::{Adam, Decay, Device, Error, NonFinite, Optimizer, Simd, Update, global_norm};
 use half::bf16;
 
 fn by_halves<T: Copy + std::ops::Add<Output = T>>(mut lanes: Vec<T>) -> T {
@@ -87,7 +87,7 @@ fn tensors_are_added_in_the_order_of_registration() {
     for simd in Simd::ALL.into_iter().filter(|simd| simd.is_available()) {
         let parameters: Vec<&[f32]> = tensors.iter().map(Vec::as_slice).collect();
         // Norms are taken by the pass over the gradients, or (Propagate) by the step itself.
-        for policy in [fadam::NonFinite::Skip, fadam::NonFinite::Propagate] {
+        for policy in [NonFinite::Skip, NonFinite::Propagate] {
             let builder = Optimizer::builder(Adam::default()).simd(simd).norms(true).non_finite(policy);
             let mut model = Model::built(builder, &parameters);
             model.optimizer.set_grad_scale(2.0).unwrap(); // exact: halves all that follows
@@ -110,15 +110,53 @@ fn tensors_are_added_in_the_order_of_registration() {
     }
 }
 
+/// Δ = g/(|g| + 1), in f32 by one addition and one division.
+const DAMPED: Adam = Adam {
+    lr: 1e-3,
+    betas: (0.0, 0.0),
+    eps: 1.0,
+    weight_decay: 0.0,
+    decay: Decay::L2,
+    amsgrad: false,
+    maximize: false,
+};
+
+fn damped(g: &[f32]) -> Vec<f32> {
+    g.iter().map(|g| g / ((g * g).sqrt() + 1.0)).collect()
+}
+
 #[test]
 fn the_update_norm_is_summed_alike() {
-    // β = 0 and ε = 1: Δ = g/(|g| + 1), in f32 by one addition and one division.
     for len in LENGTHS {
         let g = noise(len, 3);
-        let delta: Vec<f32> = g.iter().map(|g| g / ((g * g).sqrt() + 1.0)).collect();
-        let adam = Adam { betas: (0.0, 0.0), eps: 1.0, ..Adam::default() };
-        let mut model = Model::built(Optimizer::builder(adam).norms(true), &[&g]);
+        let delta = damped(&g);
+        let mut model = Model::built(Optimizer::builder(DAMPED).norms(true), &[&g]);
         model.try_step(&[Some(Gradient::F32(g))]).unwrap();
         assert_eq!(model.report().update_norm, Some(sum_of_squares(&delta).sqrt()), "{len}");
+    }
+}
+
+#[test]
+fn sums_and_the_check_are_of_hundreds_of_tensors() {
+    let mut gradients: Vec<Vec<f32>> = (0..300).map(|i| noise(i % 131, i as u64)).collect();
+    let views: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+    let total = |tensors: &[Vec<f32>]| tensors.iter().map(|x| sum_of_squares(x)).sum::<f64>().sqrt();
+    let update = total(&gradients.iter().map(|g| damped(g)).collect::<Vec<_>>());
+    let all: Vec<_> = gradients.iter().map(|g| g.into()).collect();
+    assert_eq!(global_norm(Device::Cpu, &all).unwrap(), total(&gradients));
+    // Norms of gradients are taken by the pass over them, or (Propagate) by the step itself.
+    for policy in [NonFinite::Skip, NonFinite::Propagate] {
+        let mut model = Model::built(Optimizer::builder(DAMPED).norms(true).non_finite(policy), &views);
+        let report = model.step(&views);
+        assert_eq!(report.grad_norm, Some(total(&gradients)), "{policy:?}");
+        assert_eq!(report.update_norm, Some(update), "{policy:?}");
+    }
+    let mut model = Model::built(Optimizer::builder(DAMPED).non_finite(NonFinite::Error), &views);
+    for bad in [72, 73, 74, 255, 256, 299] {
+        let good = std::mem::replace(&mut gradients[bad][0], f32::NAN);
+        let poisoned: Vec<_> = gradients.iter().map(|g| Some(g.clone())).collect();
+        let error = model.try_step(&poisoned).unwrap_err();
+        assert!(matches!(&error, Error::NonFinite { name, .. } if *name == format!("p{bad}")), "{error}");
+        gradients[bad][0] = good;
     }
 }

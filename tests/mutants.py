@@ -26,9 +26,11 @@ PARTS = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "kernels", "docs", "exam
 TESTS = ["lib", "bad_input", "edge_cases", "geometry", "speculation", "lost", "bf16", "no_alloc", "schedule", "loss_scale",
          "accumulate", "coordinates", "properties", "oracle"]
 STATE_TESTS = ["state_mismatch", "state_files", "state_hostile", "cuda_state", "state"]
-CUDA_TESTS = ["cuda_large", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
+CUDA_TESTS = ["cuda_large", "cuda_folds", "cuda_draws", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 CUDA_BF16_TESTS = ["cuda_parity bf16"]
 CUDA_COUNT_TESTS = ["coordinates"]
+CUDA_FOLD_TESTS = ["cuda_folds"]
+CUDA_DRAW_TESTS = ["cuda_draws"]
 LIMIT = 600  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
@@ -206,6 +208,13 @@ MUTANTS = [
      "lanes[i] = lanes[2 * i] + lanes[2 * i + 1];"),
     ("fold within a vector: neighbours", SIMD, "last[j] += last[j + width];",
      "last[j] = last[2 * j] + last[2 * j + 1];"),
+    ("fold of 73 tensors: global norm", STEP, "tasks.iter().map(|task| fold(task, partials)).sum()",
+     "tasks.iter().take(73).map(|task| fold(task, partials)).sum()"),
+    ("fold of 73 tensors: before the step", STEP, "for task in &self.tasks {\n            let sum = fold(",
+     "for task in self.tasks.iter().take(73) {\n            let sum = fold("),
+    ("fold of 73 tensors: the check", STEP, "if !sum.is_finite() {", "if !sum.is_finite() && task.index < 73 {"),
+    ("fold of 73 tensors: behind the step", STEP, "for task in &self.tasks {\n            let [grad, update, parameter]",
+     "for task in self.tasks.iter().take(73) {\n            let [grad, update, parameter]"),
     ("order of tensors", STEP, "tasks.iter().map(|task| fold(task, partials)).sum()",
      "tasks.iter().rev().map(|task| fold(task, partials)).sum()"),
     # Refusals, and what a step promises besides values
@@ -500,6 +509,85 @@ CUDA_COUNT_MUTANTS = [
     ("cuda kappa: not counted", FADAM_CU, "if (control.update_clip != 1.0) control.clipped_updates += 1;", ""),
 ]
 
+FOLD_TASKS = "for (u64 i = threadIdx.x / FADAM_WARP; i < args.task_count;"
+TOTAL = "for (u64 i = 0; i < args.task_count; i++) total += sums[i];"
+JUDGE = "for (u64 i = 0; i < args.task_count; i++) {"
+ROWS = "for (u64 row = 0; row < count;"
+COUNTS = "for (u64 i = warp; i < args.task_count;"
+THREAD_A_TASK = "for (u64 i = threadIdx.x; i < args.task_count; i += blockDim.x) {\n"
+ONE_ROUND = "for (u64 i = threadIdx.x; i < args.task_count && i < blockDim.x; i += blockDim.x) {\n"
+
+# A loop over tensors or chunks that leaves some out, where the only tests are those with many.
+CUDA_FOLD_MUTANTS = [
+    *((f"cuda fold: of the first {count} tensors", FINALIZE, FOLD_TASKS, FOLD_TASKS[:-1] + f" && i < {count};")
+      for count in (32, 64, 73, 128, 256, 512, 1024, 2048)),
+    ("cuda fold: not of the first tensor", FINALIZE, FOLD_TASKS, FOLD_TASKS.replace("WARP;", "WARP + 1;")),
+    ("cuda fold: not of the last tensor", FINALIZE, FOLD_TASKS, FOLD_TASKS.replace("i <", "i + 1 <")),
+    ("cuda fold: one chunk of the last tensor", FINALIZE, ": args.chunks;", ": tasks[task].first_chunk + 1;"),
+    *((f"cuda fold: total of the first {count} tensors", FINALIZE, TOTAL, TOTAL.replace("i++", f"i += i < {count - 1} ? 1 : args.task_count"))
+      for count in (73, 256, 1024)),
+    ("cuda fold: total without the first tensor", FINALIZE, TOTAL, TOTAL.replace("i = 0", "i = 1")),
+    ("cuda fold: total without the last tensor", FINALIZE, TOTAL, TOTAL.replace("i <", "i + 1 <")),
+    *((f"cuda fold: the first {count} tensors judged", FINALIZE, JUDGE, JUDGE.replace("task_count;", f"task_count && i < {count};"))
+      for count in (73, 256, 1024)),
+    ("cuda fold: the last tensor not judged", FINALIZE, JUDGE, JUDGE.replace("i <", "i + 1 <")),
+    *((f"cuda fold: the first {count} tensors checked", FINALIZE, "if (settings.skips && ", f"if (i < {count} && settings.skips && ")
+      for count in (1, 73, 256)),
+    ("cuda fold: one tensor a round checked", FINALIZE, "if (settings.skips && ", "if (i % 32 == 0 && settings.skips && "),
+    ("cuda fold: NaN alone checked", FINALIZE, "sums[i] - sums[i] != 0.0", "sums[i] != sums[i]"),
+    ("cuda fold: the last bad one named", FINALIZE, "settings.skips && !skipped && sums", "settings.skips && sums"),
+    ("cuda fold: named among those that take part", FINALIZE, "= tasks[i].parameter_index;", "= (unsigned int)i;"),
+    ("cuda fold: one row of partials", FINALIZE, ROWS, ROWS.replace("row <", "row == 0 && row <")),
+    ("cuda fold: two rows of partials", FINALIZE, ROWS, ROWS.replace("row <", "row < 2 * FADAM_FOLD_LANES && row <")),
+    ("cuda fold: not the last row of partials", FINALIZE, ROWS,
+     ROWS.replace("count;", "count && (row == 0 || row + FADAM_FOLD_LANES <= count);")),
+    ("cuda fold: not the last partial", FINALIZE, "if (i < count) lanes", "if (i + 1 < count || i == 0) lanes"),
+    ("cuda fold: the last tensor first", FINALIZE, TOTAL, TOTAL.replace("sums[i]", "sums[args.task_count - 1 - i]")),
+    ("cuda fold: the last tensor first, before the step", FINALIZE, "total += sums[i];\n            }",
+     "total += sums[args.task_count - 1 - i];\n            }"),
+    ("cuda fold: neighbours", FINALIZE, "lanes[k] += lanes[k + width];", "lanes[k] = lanes[2 * k] + lanes[2 * k + 1];"),
+    ("cuda fold: counts of the first 73 tensors", FINALIZE, COUNTS, COUNTS[:-1] + " && i < 73;"),
+    ("cuda fold: counts of one tensor a warp", FINALIZE, COUNTS, COUNTS[:-1] + " && i == warp;"),
+    ("cuda fold: counts not of the last tensor", FINALIZE, COUNTS, COUNTS.replace("i <", "i + 1 <")),
+    ("cuda fold: norms of one round", FINALIZE, THREAD_A_TASK, ONE_ROUND),
+    ("cuda fold: scalars of one round, adam", ADAM_CU, THREAD_A_TASK, ONE_ROUND),
+    ("cuda fold: scalars of one round, fadam", FADAM_CU, THREAD_A_TASK, ONE_ROUND),
+    *((f"cuda fold: {what} of one round, fisher_adam", FISHER_CU, THREAD_A_TASK + then, ONE_ROUND + then)
+      for what, then in [
+          ("scalars", "        const Task &task = global<const Task>(args.tasks)[i];\n        FisherAdamHyper hyper"),
+          ("clips", "        const Task &task = global<const Task>(args.tasks)[i];\n        const FisherAdamHyper &hyper")]),
+    ("cuda fold: everybody's RMS is the first's", FISHER_CU, "sqrt(sums_of(args, 0)[i] /", "sqrt(sums_of(args, 0)[0] /"),
+]
+
+# What the counter of a draw is made of, and what else counts steps.
+CUDA_DRAW_MUTANTS = [
+    ("cuda philox: draws of 32 bits", ELEMENT, "c1 = (unsigned int)(block >> 32)", "c1 = 0"),
+    ("cuda philox: elements of 32 bits", SWEEP, "chunk.element = start;", "chunk.element = (unsigned int)start;"),
+    ("cuda philox: elements of a chunk", SWEEP, "chunk.element = start;", "chunk.element = share;"),
+    ("cuda philox: draws in signed bits", SWEEP, "element / FADAM_RANDOM_BLOCK, step,", "(u64)(int)(element / FADAM_RANDOM_BLOCK), step,"),
+    ("cuda philox: a key of 32 bits", ELEMENT, "key1 = (unsigned int)(seed >> 32)", "key1 = 0"),
+    ("cuda philox: a key's high word alone", ELEMENT, "key0 = (unsigned int)seed,", "key0 = (unsigned int)(seed >> 32),"),
+    ("cuda philox: keys swapped", ELEMENT, "key0 += 0x9e3779b9u;\n        key1 += 0xbb67ae85u;",
+     "key0 += 0xbb67ae85u;\n        key1 += 0x9e3779b9u;"),
+    ("cuda philox: steps of 16 bits", SWEEP, "(unsigned int)progress.step;", "(unsigned short)progress.step;"),
+    ("cuda philox: steps stop at 32 bits", SWEEP, "(unsigned int)progress.step;",
+     "progress.step >> 32 ? 0xffffffffu : (unsigned int)progress.step;"),
+    ("cuda philox: steps fold their high word in", SWEEP, "(unsigned int)progress.step;",
+     "(unsigned int)(progress.step ^ progress.step >> 32);"),
+    *((f"cuda philox: parameters of {bits} bits", SWEEP, "task.parameter_index << FADAM_RANDOM_PURPOSE_BITS;",
+       f"(task.parameter_index << FADAM_RANDOM_PURPOSE_BITS) & {(1 << bits) - 1};") for bits in (8, 16)),
+    ("cuda philox: step and stream swapped", ELEMENT, "c2 = step, c3 = stream;", "c2 = stream, c3 = step;"),
+    ("cuda philox: words swapped", ELEMENT, "random[1] = c1;\n    random[2] = c2;", "random[1] = c2;\n    random[2] = c1;"),
+    ("cuda philox: the high half first", SWEEP, "k % 2 ? word >> 16 : word & 0xffffu", "k % 2 ? word & 0xffffu : word >> 16"),
+    ("cuda philox: neighbours swapped", SWEEP, "element % FADAM_RANDOM_BLOCK != 0;", "element % FADAM_RANDOM_BLOCK == 0;"),
+    ("cuda steps: of 32 bits", FINALIZE, "progress.step += 1;", "progress.step = (unsigned int)(progress.step + 1);"),
+    ("cuda steps: of 32 bits in eps_t", FADAM_CUH, "(double)progress.step", "(double)(unsigned int)progress.step"),
+    ("cuda steps: a master begins anew after 2^32", SWEEP, "chunk.has_master = progress.start != progress.step;",
+     "chunk.has_master = (unsigned int)progress.start != (unsigned int)progress.step;"),
+    ("cuda steps: an average begins anew after 2^32", SWEEP, "chunk.starts = progress.start == progress.step;",
+     "chunk.starts = (unsigned int)progress.start == (unsigned int)progress.step;"),
+]
+
 LOAD, READ, FILE, MANIFEST, CPU_STATE, CUDA_STATE = (
     f"src/{name}.rs" for name in ("state/load", "state/read", "state/file", "state/manifest", "cpu/state", "cuda/state"))
 
@@ -616,7 +704,9 @@ def main():
         return [mutant for mutant in mutants if not words or any(word in mutant[0] for word in words)]
 
     rows = [(chosen(MUTANTS), TESTS), (chosen(CUDA_MUTANTS), CUDA_TESTS),
-            (chosen(CUDA_BF16_MUTANTS), CUDA_BF16_TESTS), (chosen(CUDA_COUNT_MUTANTS), CUDA_COUNT_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS),
+            (chosen(CUDA_BF16_MUTANTS), CUDA_BF16_TESTS), (chosen(CUDA_COUNT_MUTANTS), CUDA_COUNT_TESTS),
+            (chosen(CUDA_FOLD_MUTANTS), CUDA_FOLD_TESTS), (chosen(CUDA_DRAW_MUTANTS), CUDA_DRAW_TESTS),
+            (chosen(STATE_MUTANTS), STATE_TESTS),
             (chosen(TORCH_MUTANTS), TORCH_TESTS)]
     copy_tree()
     bad = sum(kill(mutants, tests) for mutants, tests in rows)

@@ -4,10 +4,13 @@
 //! FADAM_RECORD_CORPUS=1 writes them anew.
 
 mod common;
+#[path = "common/craft.rs"]
+mod craft;
 #[path = "common/paths.rs"]
 mod paths;
 
 use common::{Model, Snapshot};
+use craft::Craft;
 use fadam::{Adam, Error};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -92,67 +95,6 @@ fn a_damaged_tensor_is_named() {
 }
 
 // ---- made up ----
-
-/// A file being made up: the header's text and the data. Checksums are put right unless `finish` is told not to.
-#[derive(Clone)]
-struct Craft {
-    header: Vec<u8>,
-    data: Vec<u8>,
-}
-
-const CHECKSUM: &str = "\"header_checksum\":\"";
-
-impl Craft {
-    fn new(good: &[u8]) -> Self {
-        let end = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
-        Self { header: good[8..end].trim_ascii_end().to_vec(), data: good[end..].to_vec() }
-    }
-
-    fn edit(mut self, edit: impl FnOnce(&mut Value)) -> Self {
-        let mut header = serde_json::from_slice(&self.header).unwrap();
-        edit(&mut header);
-        self.header = header.to_string().into_bytes();
-        self
-    }
-
-    fn metadata(self, edit: impl FnOnce(&mut Value)) -> Self {
-        self.edit(|header| edit(&mut header["__metadata__"]))
-    }
-
-    /// Edits an entry of the metadata that is JSON itself.
-    fn document(self, key: &str, edit: impl FnOnce(&mut Value)) -> Self {
-        self.metadata(|metadata| {
-            let mut document = serde_json::from_str(metadata[key].as_str().unwrap()).unwrap();
-            edit(&mut document);
-            metadata[key] = document.to_string().into();
-        })
-    }
-
-    fn parameter(self, key: &str, value: Value) -> Self {
-        self.document("parameters", |list| list[0][key] = value)
-    }
-
-    fn replace(mut self, from: &str, to: &[u8]) -> Self {
-        let at = self.header.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
-        self.header.splice(at..at + from.len(), to.iter().copied());
-        self
-    }
-
-    /// The file, its header's checksum put right.
-    fn finish(self) -> Vec<u8> {
-        let mut header = self.header;
-        let field = header.windows(CHECKSUM.len()).position(|window| window == CHECKSUM.as_bytes());
-        let whole =
-            |at: &usize| header.get(*at..at + 8).is_some_and(|sum| sum.iter().all(u8::is_ascii_hexdigit));
-        let field = field.map(|at| at + CHECKSUM.len()).filter(whole);
-        if let Some(at) = field {
-            header[at..at + 8].fill(b'0');
-            let sum = format!("{:08x}", crc32fast::hash(&header));
-            header[at..at + 8].copy_from_slice(sum.as_bytes());
-        }
-        [&(header.len() as u64).to_le_bytes(), &header[..], &self.data].concat()
-    }
-}
 
 /// Name, file, and a part of the message.
 fn cases() -> Vec<(&'static str, Vec<u8>, &'static str)> {

@@ -220,7 +220,7 @@ fn sizes_and_limits() {
     assert_eq!(cuMemsetD8Async(0, 0, 4, stream), INVALID_VALUE);
     let (mut free, mut total) = (0, 0);
     assert_eq!(call!(cuMemGetInfo_v2(&raw mut free, &raw mut total)), SUCCESS);
-    assert_eq!((free, total), (80 << 30, 80 << 30));
+    assert_eq!((free, total), (512 << 30, 512 << 30));
     number(1);
     assert_eq!(call!(cuMemGetInfo_v2(&raw mut free, &raw mut total)), SUCCESS);
     assert!(free < total && free >= total - 4096);

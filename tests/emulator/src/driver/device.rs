@@ -19,8 +19,8 @@ pub(super) struct Device {
     pub(super) flags: u32,
 }
 
-/// Nominal memory of a device.
-const CAPACITY: usize = 80 << 30;
+/// Nominal memory of a device: room for four arrays of bf16 with more than 2³⁵ elements, which are windows.
+const CAPACITY: usize = 512 << 30;
 /// Each device has its addresses in a range of this many bytes, far from where the host's are.
 const ADDRESSES: u64 = 1 << 42;
 
