@@ -24,11 +24,14 @@ pub(super) fn extend(value: u64, size: usize, signed: bool) -> u64 {
 }
 
 impl Warp {
-    pub(super) fn addresses(&self, base: Register, offset: i64) -> Doubles {
+    /// Register and offset are added in the width of the register: NVRTC writes `[%r1+252]` where `%r1` is -252.
+    pub(super) fn addresses(&self, base: Register, offset: i32) -> Doubles {
         let index = usize::from(base.index);
         match base.bank {
-            Bank::Double => self.registers.doubles[index].map(|address| address.wrapping_add(offset as u64)),
-            _ => self.registers.words[index].map(|address| u64::from(address).wrapping_add(offset as u64)),
+            Bank::Double => {
+                self.registers.doubles[index].map(|address| address.wrapping_add_signed(i64::from(offset)))
+            }
+            _ => self.registers.words[index].map(|address| u64::from(address.wrapping_add_signed(offset))),
         }
     }
 

@@ -100,7 +100,7 @@ pub(crate) struct Compute {
 pub(crate) struct Access {
     pub(crate) space: Space,
     pub(crate) base: Register,
-    pub(crate) offset: i64,
+    pub(crate) offset: i32,
     /// Bytes of one element.
     pub(crate) size: usize,
     pub(crate) signed: bool,
@@ -131,7 +131,7 @@ pub(crate) struct Atomic {
     pub(crate) kind: AtomicKind,
     pub(crate) space: Space,
     pub(crate) base: Register,
-    pub(crate) offset: i64,
+    pub(crate) offset: i32,
     pub(crate) size: usize,
     pub(crate) target: Option<Register>,
     pub(crate) operand: Register,

@@ -86,14 +86,17 @@ impl Lowering<'_> {
         operand: &Operand,
         space: Space,
         size: usize,
-    ) -> Result<(Space, Register, i64)> {
+    ) -> Result<(Space, Register, i32)> {
         let Operand::Address { base, offset } = operand else {
             return fail(line, format!("{operand:?} as an address"));
         };
+        let Ok(offset) = i32::try_from(*offset) else {
+            return fail(line, format!("the offset {offset} does not fit 32 bits"));
+        };
         match self.names.find(base) {
-            Some(Name::Register { register, bits: 64 }) => Ok((space, register, *offset)),
+            Some(Name::Register { register, bits: 64 }) => Ok((space, register, offset)),
             Some(Name::Register { register, bits: 32 }) if matches!(space, Space::Shared | Space::Local) => {
-                Ok((space, register, *offset))
+                Ok((space, register, offset))
             }
             Some(Name::Variable { space: own, address, size: whole }) => {
                 // What a call passes is `.param` in the text and lives in the frame.
@@ -101,15 +104,15 @@ impl Lowering<'_> {
                 if own != space && !passed {
                     return fail(line, format!("{base} is in another space"));
                 }
-                let end = offset.checked_add(size as i64);
-                if own != Space::Shared && (*offset < 0 || end.is_none_or(|end| end > whole as i64)) {
+                let end = i64::from(offset) + size as i64;
+                if own != Space::Shared && (offset < 0 || end > whole as i64) {
                     return fail(
                         line,
                         format!("{base} has {whole} bytes; {size} at {offset} are not all there"),
                     );
                 }
                 let register = self.names.constant(&mut self.code, Bank::Double, address);
-                Ok((own, register, *offset))
+                Ok((own, register, offset))
             }
             Some(Name::Register { bits, .. }) => fail(line, format!("an address of {bits} bits")),
             None => fail(line, format!("unknown name {base}")),
