@@ -2,11 +2,13 @@
 
 mod allocation;
 mod bits;
+mod clock;
 mod events;
 mod shadow;
 
 pub(crate) use allocation::Allocation;
 pub(crate) use bits::Bits;
+pub(crate) use clock::{Handed, Locations, Past, Place, Scope};
 pub(crate) use events::{Event, Events};
 pub(crate) use shadow::{Access, Conflict, Known, Shadow, View};
 

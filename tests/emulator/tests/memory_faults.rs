@@ -37,6 +37,40 @@ fn beyond_the_end_of_shared_memory() {
     caught("mov.u32 %w3, 512;\natom.shared.add.u32 %w2, [%w3], 1; // here", (1, 1), OutOfBounds, 0, 0);
 }
 
+/// A register of 32 bits and an offset are added modulo 2³²; one of 64 bits is not cut.
+#[test]
+fn addresses_wrap_at_32_bits() {
+    let shape = (1, 64);
+    // Thread t has -4t in %w3, so that 252 is the first word of 64 that count down; 16 of them fit in local memory.
+    let down = "mul.lo.u32 %w3, %w0, -4;\n";
+    let store = |offset: i32| format!("{down}st.shared.u32 [%w3+{offset}], %w0;");
+    passes(&store(252), shape);
+    caught(&(store(248) + " // here"), shape, OutOfBounds, 0, 63);
+    caught(&(store(512) + " // here"), shape, OutOfBounds, 0, 0);
+    caught(&(store(-4) + " // here"), shape, OutOfBounds, 0, 0);
+    caught(&(store(254) + " // here"), shape, Misaligned, 0, 0);
+    let store = |offset: i32| format!("{down}st.local.u32 [%w3+{offset}], %w0;");
+    passes(&(store(60) + "\nld.local.u32 %w4, [%w3+60];"), (1, 16));
+    caught(&(store(60) + " // here"), (1, 17), OutOfBounds, 0, 16);
+    caught(&(store(64) + " // here"), (1, 16), OutOfBounds, 0, 0);
+    let written = format!("{down}st.shared.u32 [%w3+252], %w0;\nbar.sync 0;\n");
+    for access in [
+        "ld.shared.u32 %w4, [%w3+AT];",
+        "atom.shared.add.u32 %w4, [%w3+AT], 1;",
+        "red.shared.add.u32 [%w3+AT], 1;",
+    ] {
+        let access = |offset: i32| format!("{written}{}", access.replace("AT", &offset.to_string()));
+        passes(&access(252), shape);
+        caught(&(access(248) + " // here"), shape, OutOfBounds, 0, 63);
+        caught(&(access(256) + " // here"), shape, Uninitialised, 0, 0);
+    }
+    // 2³² is not 0 in a register of 64 bits.
+    let wide = "mov.u64 %d3, 0xfffffffc;\n";
+    caught(&format!("{wide}st.shared.u32 [%d3+4], 1; // here"), (1, 1), OutOfBounds, 0, 0);
+    caught(&format!("{wide}st.global.u32 [%d3+4], 1; // here"), (1, 1), OutOfBounds, 0, 0);
+    caught("cvta.shared.u64 %d3, 0xfffffffc;\nst.u32 [%d3+4], 1; // here", (1, 1), OutOfBounds, 0, 0);
+}
+
 #[test]
 fn beyond_the_end_of_local_memory_and_parameters() {
     let address = "mul.wide.u32 %d3, %w0, 4;\nmov.u64 %d4, local;\nadd.s64 %d4, %d4, %d3;\n";

@@ -24,11 +24,14 @@ pub(super) fn extend(value: u64, size: usize, signed: bool) -> u64 {
 }
 
 impl Warp {
-    pub(super) fn addresses(&self, base: Register, offset: i64) -> Doubles {
+    /// Register and offset are added in the width of the register: NVRTC writes `[%r1+252]` where `%r1` is -252.
+    pub(super) fn addresses(&self, base: Register, offset: i32) -> Doubles {
         let index = usize::from(base.index);
         match base.bank {
-            Bank::Double => self.registers.doubles[index].map(|address| address.wrapping_add(offset as u64)),
-            _ => self.registers.words[index].map(|address| u64::from(address).wrapping_add(offset as u64)),
+            Bank::Double => {
+                self.registers.doubles[index].map(|address| address.wrapping_add_signed(i64::from(offset)))
+            }
+            _ => self.registers.words[index].map(|address| u64::from(address.wrapping_add_signed(offset))),
         }
     }
 
@@ -42,6 +45,7 @@ impl Warp {
         self.check_written(block.code, access.base, active)?;
         let addresses = self.addresses(access.base, access.offset);
         self.transfer(block, access, at, active, &addresses, false)?;
+        self.passed(block, access, Touch::Read, &addresses, active);
         for target in access.elements.iter().flatten() {
             self.written(block.code, *target, active);
         }
@@ -60,7 +64,23 @@ impl Warp {
             self.check_written(block.code, *source, active)?;
         }
         let addresses = self.addresses(access.base, access.offset);
-        self.transfer(block, access, at, active, &addresses, true)
+        self.transfer(block, access, at, active, &addresses, true)?;
+        self.passed(block, access, Touch::Write, &addresses, active);
+        Ok(())
+    }
+
+    fn passed(
+        &mut self,
+        block: &mut Block<'_>,
+        access: &Access,
+        touch: Touch,
+        addresses: &Doubles,
+        active: u32,
+    ) {
+        if let Some(strong) = access.strong {
+            let shape = (access.size, access.elements.len());
+            self.strong(block, strong, touch, access.space, addresses, shape, active);
+        }
     }
 
     fn transfer(
@@ -192,7 +212,7 @@ impl Warp {
     ) -> Result<(), Problem> {
         let size = access.size * access.elements.len();
         let again = if store { self.check_distinct(access, active, addresses)? } else { 0 };
-        let (event, me) = self.event(&mut block.memory.events, at, block.number, block.epoch, false);
+        let (event, me) = self.event(block, at, access.strong, access.size);
         let touch = if store { Touch::Write } else { Touch::Read };
         for lane in lanes(active) {
             let range = within(addresses[lane], size, block.shared.len(), lane, Space::Shared)?;

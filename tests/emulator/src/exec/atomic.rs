@@ -74,8 +74,8 @@ impl Warp {
         }
         let addresses = self.addresses(atomic.base, atomic.offset);
         check_aligned(&addresses, atomic.size, active)?;
-        let event = self.event(&mut block.memory.events, at, block.number, block.epoch, true);
         let size = atomic.size;
+        let event = self.event(block, at, Some(atomic.strong), size);
         let shared = window(Space::Shared);
         let mut global = 0;
         for lane in lanes(active) {
@@ -125,6 +125,7 @@ impl Warp {
         if let Some(target) = atomic.target {
             self.written(block.code, target, active);
         }
+        self.strong(block, atomic.strong, Touch::Atomic, atomic.space, &addresses, (size, 1), active);
         block.count_atomic(&addresses, size, global);
         Ok(())
     }

@@ -1,14 +1,19 @@
 //! The blocks of a launch, one after another, and the warps of a block, in turns.
 
+use std::collections::VecDeque;
+
+use super::fence::Met;
 use super::order::{Random, blocks};
 use super::warp::{Fragment, Progress, Wait, Warp};
 use super::{Counts, Fault, FaultKind, Launch, Problem};
 use crate::lanes::LANES;
-use crate::memory::{Bits, Memory, Shadow};
+use crate::memory::{Bits, Locations, Memory, Shadow};
 use crate::ptx::code::{Barrier, Code, Operation, ReduceKind};
 
 /// Under a seed a warp runs up to so many instructions before another one has its turn.
 const TURN: u64 = 64;
+/// Without a seed, where a warp may wait for what another one stores.
+const LONG_TURN: u64 = 1 << 12;
 
 /// What the warps of a block share.
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub(super) struct Block<'a> {
     pub(super) first_event: u32,
     /// Barriers passed.
     pub(super) epoch: u32,
+    /// What strong operations have left.
+    pub(super) locations: Locations,
     /// The allocation that each instruction used last.
     pub(super) hints: Vec<usize>,
 }
@@ -44,6 +51,7 @@ pub(super) fn run(memory: &mut Memory, launch: &Launch<'_>) -> Result<Counts, Fa
         number: 0,
         first_event: 0,
         epoch: 0,
+        locations: Locations::default(),
         hints: vec![0; code.instructions.len()],
     };
     let threads = launch.block.iter().product::<u32>();
@@ -71,15 +79,17 @@ impl Block<'_> {
         for warp in warps.iter_mut() {
             warp.begin(self.code, place, self.launch.block, self.launch.grid);
         }
-        let mut ready: Vec<usize> = (0..warps.len()).collect();
+        let mut ready: VecDeque<usize> = (0..warps.len()).collect();
         loop {
             while !ready.is_empty() {
                 let (turn, budget) = match self.launch.seed {
+                    0 if self.code.passes => (0, LONG_TURN),
                     0 => (0, u64::MAX),
                     _ => (random.below(ready.len() as u64) as usize, 1 + random.below(TURN)),
                 };
                 let warp = &mut warps[ready[turn]];
                 match warp.run(self, budget) {
+                    Ok(Progress::Running) if self.launch.seed == 0 => ready.rotate_left(1),
                     Ok(Progress::Running) => {}
                     Ok(Progress::Waiting | Progress::Done) => {
                         ready.remove(turn);
@@ -172,6 +182,11 @@ impl Block<'_> {
                 }
                 threads += fragment.lanes.count_ones();
             }
+        }
+        if self.code.passes {
+            let mut met = Met::default();
+            warps.iter().for_each(|warp| met.add(warp, warp.lanes));
+            warps.iter_mut().for_each(|warp| met.spread(warp, warp.lanes));
         }
         for warp in warps {
             for i in 0..warp.fragments.len() {

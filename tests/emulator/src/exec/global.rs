@@ -154,7 +154,7 @@ impl Warp {
         block.counts.requests_read += 1;
         block.counts.bytes_read += size as u64 * u64::from(active.count_ones());
         block.counts.sectors_read += sectors(addresses, size, active, shape);
-        let event = self.event(&mut block.memory.events, at, block.number, block.epoch, false);
+        let event = self.event(block, at, access.strong, access.size);
         if shape == Shape::Row
             && let Some(slot) = block.find_row(at, addresses[0], size * LANES)
         {
@@ -177,8 +177,8 @@ impl Warp {
                 return uninitialised(address + (first - from) as u64, lane);
             }
             self.take(access, lane, &allocation.data[range]);
-            // Of many readers of one address the shadow keeps two.
-            if shape != Shape::Uniform || i < 2 {
+            // Of many readers of one address the shadow keeps two, unless threads acquire.
+            if shape != Shape::Uniform || i < 2 || block.code.passes {
                 block.touch(slot, address, size, Some(lane), Touch::Read, event, &self.known)?;
             }
         }
@@ -198,7 +198,7 @@ impl Warp {
         block.counts.requests_written += 1;
         block.counts.bytes_written += size as u64 * u64::from(active.count_ones());
         block.counts.sectors_written += sectors(addresses, size, active, shape);
-        let event = self.event(&mut block.memory.events, at, block.number, block.epoch, false);
+        let event = self.event(block, at, access.strong, access.size);
         if shape == Shape::Row
             && let Some(slot) = block.find_row(at, addresses[0], size * LANES)
         {

@@ -4,6 +4,7 @@ mod access;
 mod atomic;
 mod block;
 mod check;
+mod fence;
 mod global;
 mod order;
 mod step;

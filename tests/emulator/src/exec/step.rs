@@ -82,7 +82,10 @@ impl Warp {
                 Ok(())
             }
             Operation::Trap => problem(FaultKind::Trap, active.trailing_zeros() as usize, "trap"),
-            Operation::Fence => Ok(()),
+            Operation::Fence(fence) => {
+                self.fence(block, *fence, active);
+                Ok(())
+            }
             other => unreachable!("{other:?} is executed elsewhere"),
         }
     }

@@ -118,6 +118,7 @@ impl Warp {
             lanes(group).for_each(|lane| joined[lane] = now);
             lanes(group).for_each(|lane| each[lane] = joined);
         }
+        self.share(group);
         self.synchronised();
     }
 

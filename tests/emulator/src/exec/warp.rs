@@ -2,10 +2,11 @@
 //! several fragments the one that is behind runs, so that they meet again where their paths do.
 
 use super::block::Block;
+use super::fence::Passing;
 use super::{FaultKind, Problem, problem};
 use crate::lanes::{LANES, Out, Registers};
-use crate::memory::{Bits, Event, Events, Known};
-use crate::ptx::code::{Bank, Code, Operation, Register, Special};
+use crate::memory::{Bits, Event, Known, Past};
+use crate::ptx::code::{Bank, Code, Operation, Register, Special, Strong};
 
 /// Instructions of one warp in one block, after which it is held to run for ever.
 const RUNAWAY: u64 = 1 << 26;
@@ -48,6 +49,8 @@ pub(super) struct Warp {
     pub(super) local: Vec<u8>,
     pub(super) local_initialised: Bits,
     pub(super) known: Known,
+    /// Of each lane; empty as [`Known::acquired`] is.
+    pub(super) passing: Vec<Passing>,
     /// Synchronisations so far.
     pub(super) tick: u32,
     /// Changes with every synchronisation and block.
@@ -99,6 +102,7 @@ impl Warp {
             local: vec![0; code.frame * LANES],
             local_initialised: Bits::new(code.frame * LANES),
             known: Known::default(),
+            passing: Vec::new(),
             tick: 0,
             interval: 0,
             events: vec![(0, 0); code.instructions.len()],
@@ -115,6 +119,10 @@ impl Warp {
         self.initialised.copy_from_slice(&self.fresh);
         self.local_initialised.clear();
         self.known = Known::default();
+        if code.passes {
+            self.known.acquired = vec![Past::default(); LANES];
+            self.passing = vec![Passing::default(); LANES];
+        }
         (self.tick, self.steps) = (0, 0);
         self.interval += 1;
         let warps = (size.iter().product::<u32>()).div_ceil(LANES as u32);
@@ -147,16 +155,23 @@ impl Warp {
     /// The event of an instruction that touches memory now, and what it is.
     pub(super) fn event(
         &mut self,
-        events: &mut Events,
+        block: &mut Block<'_>,
         at: u32,
-        block: u32,
-        epoch: u32,
-        atomic: bool,
+        strong: Option<Strong>,
+        size: usize,
     ) -> (u32, Event) {
-        let event = Event { block, warp: self.index, epoch, tick: self.tick, at, atomic };
+        let event = Event {
+            block: block.number,
+            warp: self.index,
+            epoch: block.epoch,
+            tick: self.tick,
+            at,
+            strong: strong.map(|strong| strong.scope),
+            size: size as u8,
+        };
         let (interval, number) = &mut self.events[at as usize];
         if *interval != self.interval {
-            (*interval, *number) = (self.interval, events.add(event));
+            (*interval, *number) = (self.interval, block.memory.events.add(event));
         }
         (*number, event)
     }

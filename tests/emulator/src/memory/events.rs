@@ -1,5 +1,7 @@
 //! What a tag of the shadow stands for.
 
+use super::Scope;
+
 /// One instruction of one warp between two synchronisations of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Event {
@@ -12,7 +14,10 @@ pub(crate) struct Event {
     pub(crate) tick: u32,
     /// Index of the instruction.
     pub(crate) at: u32,
-    pub(crate) atomic: bool,
+    /// The scope of a strong operation: one that the other side may be in conflict with, if it is strong too.
+    pub(crate) strong: Option<Scope>,
+    /// Bytes of one element.
+    pub(crate) size: u8,
 }
 
 /// When the numbers of events start over, at the next launch.

@@ -4,9 +4,10 @@
 //! last reader. Tags older than the launch (of shared memory: than the block) count as none; nothing is ever cleared. A
 //! granule has four bytes, until an access smaller than that splits its page into bytes.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Event, Events};
+use super::{Event, Events, Past, Scope};
 use crate::lanes::LANES;
 
 /// Bytes of a page.
@@ -26,6 +27,8 @@ pub(crate) struct Known {
     pub(crate) all: u32,
     /// Of each lane, up to where it has seen each other one; where a synchronisation had only some lanes.
     pub(crate) each: Option<Box<[[u32; LANES]; LANES]>>,
+    /// Of each lane, what it has acquired; empty where the kernel has neither fences nor strong loads and stores.
+    pub(crate) acquired: Vec<Past>,
 }
 
 /// Whoever touches memory now.
@@ -59,21 +62,43 @@ impl View<'_> {
             return true;
         }
         let event = self.events.get(tag / LANES as u32);
-        if event.block != self.me.block {
-            return false;
-        }
-        if event.epoch < self.me.epoch {
-            return true;
-        }
         let other = tag as usize % LANES;
-        event.warp == self.me.warp
-            && (other == lane
-                || event.tick < self.known.all
-                || self.known.each.as_ref().is_some_and(|each| event.tick < each[lane][other]))
+        if event.block == self.me.block {
+            if event.epoch < self.me.epoch {
+                return true;
+            }
+            if event.warp == self.me.warp
+                && (other == lane
+                    || event.tick < self.known.all
+                    || self.known.each.as_ref().is_some_and(|each| event.tick < each[lane][other]))
+            {
+                return true;
+            }
+        }
+        self.known.acquired.get(lane).is_some_and(|past| past.covers(event, other))
     }
 
-    fn atomic(&self, tag: u32) -> bool {
-        self.events.get(tag / LANES as u32).atomic
+    /// Whether both are strong, and each has the other in its scope (PTX ISA, morally strong): no race, whatever they do.
+    fn strong(&self, tag: u32) -> bool {
+        let event = self.events.get(tag / LANES as u32);
+        match (self.me.strong, event.strong) {
+            (Some(mine), Some(its)) => {
+                event.size == self.me.size
+                    && (event.block == self.me.block || mine == Scope::Device && its == Scope::Device)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this access stands for the one of the tag: whatever is ordered behind it is ordered behind both, and
+    /// whatever may happen beside it may happen beside both. An atomic has observed the strong writes before it.
+    fn replaces(&self, tag: u32, lane: usize, access: Access) -> bool {
+        if tag < self.first * LANES as u32 {
+            return true;
+        }
+        let strength = |tag: u32| self.events.get(tag / LANES as u32).strong;
+        (self.ordered(tag, lane) || access == Access::Atomic && self.strong(tag))
+            && (self.me.strong.is_none() || self.me.strong <= strength(tag))
     }
 
     /// Whether two tags are of one warp.
@@ -84,8 +109,8 @@ impl View<'_> {
 }
 
 /// The last writers and readers of a page's granules. The second of each is needed where several threads that have no
-/// order read, or act atomically; two of different warps are kept if there are such, so that whoever comes later has no
-/// order with one of them, unless a barrier orders all.
+/// order read, or write by strong operations; two of different warps are kept if there are such, so that whoever comes
+/// later has no order with one of them, unless a barrier orders all. Where threads acquire, all are kept.
 #[derive(Debug)]
 struct Page {
     /// Granules have `1 << shift` bytes.
@@ -94,6 +119,16 @@ struct Page {
     readers: Vec<u32>,
     more_writers: Vec<u32>,
     more_readers: Vec<u32>,
+    others: Option<Box<Others>>,
+}
+
+/// All further writers and readers, in kernels whose threads may acquire an order with some of them.
+#[derive(Debug)]
+struct Others {
+    /// Since when: [`View::first`].
+    first: u32,
+    /// By granule, and whether they write.
+    tags: HashMap<(usize, bool), Vec<u32>>,
 }
 
 #[derive(Debug, Default)]
@@ -173,6 +208,7 @@ impl Page {
             readers: none(),
             more_writers: Vec::new(),
             more_readers: Vec::new(),
+            others: None,
         }
     }
 
@@ -184,21 +220,47 @@ impl Page {
         for tags in [&mut self.writers, &mut self.readers, &mut self.more_writers, &mut self.more_readers] {
             *tags = tags.iter().flat_map(|tag| [*tag; 4]).collect();
         }
+        if let Some(others) = &mut self.others {
+            let bytes = |((granule, write), tags): ((usize, bool), Vec<u32>)| {
+                (4 * granule..4 * granule + 4).map(move |byte| ((byte, write), tags.clone()))
+            };
+            others.tags = std::mem::take(&mut others.tags).into_iter().flat_map(bytes).collect();
+        }
+    }
+
+    /// Further ones of this launch or block.
+    fn others(&self, granule: usize, write: bool, view: &View<'_>) -> &[u32] {
+        match &self.others {
+            Some(others) if others.first == view.first => {
+                others.tags.get(&(granule, write)).map_or(&[], Vec::as_slice)
+            }
+            _ => &[],
+        }
+    }
+
+    fn add_other(&mut self, granule: usize, access: Access, lane: usize, view: &View<'_>) {
+        let fresh = || Box::new(Others { first: view.first, tags: HashMap::new() });
+        let others = self.others.get_or_insert_with(fresh);
+        if others.first != view.first {
+            *others = fresh();
+        }
+        let tags = others.tags.entry((granule, access != Access::Read)).or_default();
+        tags.retain(|tag| !view.replaces(*tag, lane, access));
+        tags.push(view.tag(lane));
     }
 
     /// The tag of an access without an order with this one.
     fn touch(&mut self, granule: usize, access: Access, lane: usize, view: &View<'_>) -> Result<(), u32> {
-        for tag in [self.writers[granule], slot(&self.more_writers, granule)] {
-            let fine = view.ordered(tag, lane) || access == Access::Atomic && view.atomic(tag);
-            if !fine {
-                return Err(tag);
-            }
+        let fine = |tag: &u32| view.ordered(*tag, lane) || view.strong(*tag);
+        let writers = [self.writers[granule], slot(&self.more_writers, granule)];
+        if let Some(tag) = writers.iter().chain(self.others(granule, true, view)).find(|&tag| !fine(tag)) {
+            return Err(*tag);
         }
         if access != Access::Read {
-            for tag in [self.readers[granule], slot(&self.more_readers, granule)] {
-                if !view.ordered(tag, lane) {
-                    return Err(tag);
-                }
+            let readers = [self.readers[granule], slot(&self.more_readers, granule)];
+            if let Some(tag) = readers.iter().chain(self.others(granule, false, view)).find(|&tag| !fine(tag))
+            {
+                return Err(*tag);
             }
         }
         let (first, second) = match access {
@@ -206,7 +268,7 @@ impl Page {
             Access::Write | Access::Atomic => (&mut self.writers, &mut self.more_writers),
         };
         let tag = view.tag(lane);
-        if view.ordered(first[granule], lane) {
+        if view.replaces(first[granule], lane, access) {
             first[granule] = tag;
             return Ok(());
         }
@@ -214,7 +276,11 @@ impl Page {
             second.resize(first.len(), 0);
         }
         let (one, two) = (first[granule], second[granule]);
-        if view.ordered(two, lane) || view.together(one, two) && !view.together(one, tag) {
+        if view.replaces(two, lane, access) {
+            second[granule] = tag;
+        } else if !view.known.acquired.is_empty() {
+            self.add_other(granule, access, lane, view);
+        } else if view.together(one, two) && !view.together(one, tag) {
             second[granule] = tag;
         }
         Ok(())
@@ -228,7 +294,8 @@ impl Page {
         let newest = |tags: &[u32]| tags.iter().fold(0, |newest, tag| newest.max(*tag));
         let clear = |tags: &[u32]| tags.is_empty() || newest(&tags[range.clone()]) < first;
         let free = |tags: &[u32]| clear(tags) || same_threads(&tags[range.clone()], size, view);
-        if access == Access::Atomic
+        if view.me.strong.is_some()
+            || self.others.as_ref().is_some_and(|others| others.first == view.first)
             || !clear(&self.more_writers)
             || !clear(&self.more_readers)
             || !free(&self.writers)

@@ -3,6 +3,7 @@
 
 use super::ast::Space;
 use crate::lanes::{Combine, Function};
+use crate::memory::Scope;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Bank {
@@ -74,7 +75,7 @@ pub(crate) enum Operation {
         mask: Register,
     },
     Barrier(Barrier),
-    Fence,
+    Fence(Fence),
     Branch {
         target: u32,
     },
@@ -96,14 +97,34 @@ pub(crate) struct Compute {
     pub(crate) copies: bool,
 }
 
+/// What makes a load, a store or an atomic strong (PTX ISA, memory consistency model).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strong {
+    pub(crate) scope: Scope,
+    pub(crate) acquire: bool,
+    pub(crate) release: bool,
+    /// False for `red`, whose read is no part of an acquire pattern.
+    pub(crate) observes: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fence {
+    pub(crate) scope: Scope,
+    pub(crate) acquire: bool,
+    pub(crate) release: bool,
+    pub(crate) sequential: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Access {
     pub(crate) space: Space,
     pub(crate) base: Register,
-    pub(crate) offset: i64,
+    pub(crate) offset: i32,
     /// Bytes of one element.
     pub(crate) size: usize,
     pub(crate) signed: bool,
+    /// `None`: weak.
+    pub(crate) strong: Option<Strong>,
     /// One register an element; a load may leave one out.
     pub(crate) elements: Box<[Option<Register>]>,
 }
@@ -129,9 +150,10 @@ pub(crate) enum AtomicKind {
 #[derive(Debug)]
 pub(crate) struct Atomic {
     pub(crate) kind: AtomicKind,
+    pub(crate) strong: Strong,
     pub(crate) space: Space,
     pub(crate) base: Register,
-    pub(crate) offset: i64,
+    pub(crate) offset: i32,
     pub(crate) size: usize,
     pub(crate) target: Option<Register>,
     pub(crate) operand: Register,
@@ -202,6 +224,8 @@ pub(crate) struct Barrier {
 #[derive(Debug, Default)]
 pub(crate) struct Code {
     pub(crate) instructions: Vec<Instruction>,
+    /// Whether anything but barriers may order its threads.
+    pub(crate) passes: bool,
     pub(crate) words: usize,
     pub(crate) doubles: usize,
     pub(crate) predicates: usize,
@@ -212,6 +236,18 @@ pub(crate) struct Code {
     pub(crate) max_threads: Option<u32>,
     pub(crate) exact_threads: Option<[u32; 3]>,
     pub(crate) parameter_bytes: usize,
+}
+
+impl Operation {
+    /// Whether it may order threads, by itself or with others.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Fence(_) => true,
+            Self::Load(access) | Self::Store(access) => access.strong.is_some(),
+            Self::Atomic(atomic) => atomic.strong.acquire || atomic.strong.release,
+            _ => false,
+        }
+    }
 }
 
 impl Code {

@@ -253,6 +253,7 @@ impl Lowering<'_> {
         if self.code.words.max(self.code.doubles).max(self.code.predicates) > usize::from(u16::MAX) {
             return fail(line, "too many registers");
         }
+        self.code.passes = self.code.instructions.iter().any(|instruction| instruction.operation.passes());
         let (words, doubles) = (self.code.words as u16, self.code.doubles as u16);
         for instruction in &mut self.code.instructions {
             if let Operation::Compute(compute) = &mut instruction.operation {

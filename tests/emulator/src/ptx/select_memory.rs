@@ -1,11 +1,12 @@
 //! One instruction of the tree to one operation: memory.
 
 use super::ast::{Instruction, Operand, Space};
-use super::code::{Access, Atomic, AtomicKind, Bank, Operation, Register};
+use super::code::{Access, Atomic, AtomicKind, Bank, Operation, Register, Strong};
 use super::lower::{Lowering, fail, register};
 use super::names::Name;
 use super::parse::{Result, size_of};
 use crate::lanes::Kind;
+use crate::memory::Scope;
 
 fn space_of(word: &str) -> Option<Space> {
     Some(match word {
@@ -18,12 +19,36 @@ fn space_of(word: &str) -> Option<Space> {
     })
 }
 
+pub(super) fn scope_of(word: &str) -> Option<Scope> {
+    match word {
+        "cta" => Some(Scope::Block),
+        // No other device and no host takes part in what is emulated.
+        "gpu" | "sys" => Some(Scope::Device),
+        _ => None,
+    }
+}
+
+const RELAXED: Strong = Strong { scope: Scope::Device, acquire: false, release: false, observes: true };
+
+/// Nothing where the word is none of an order.
+fn order_of(word: &str) -> Option<Strong> {
+    let (acquire, release) = match word {
+        "relaxed" => (false, false),
+        "acquire" => (true, false),
+        "release" => (false, true),
+        "acq_rel" => (true, true),
+        _ => return None,
+    };
+    Some(Strong { acquire, release, ..RELAXED })
+}
+
 /// The register kind that data of this type wants exactly, if it is a float.
 fn float(kind: &str) -> bool {
     matches!(kind, "f32" | "f64")
 }
 
 struct Form<'a> {
+    strong: Option<Strong>,
     space: Space,
     vector: usize,
     kind: &'a str,
@@ -48,25 +73,39 @@ impl Lowering<'_> {
             parts.pop();
         }
         let mut parts = parts.into_iter().peekable();
-        parts.next_if(|part| matches!(*part, "volatile" | "weak"));
+        // What is volatile is relaxed, of system scope (PTX ISA, ld).
+        let plain = parts.next_if(|part| matches!(*part, "volatile" | "weak"));
+        let mut strong = (plain == Some("volatile")).then_some(RELAXED);
+        let order = if plain.is_some() { None } else { parts.peek().and_then(|part| order_of(part)) };
+        if let (Some(order), Some(part)) = (order, parts.next_if(|_| order.is_some())) {
+            let Some(scope) = parts.next().and_then(scope_of) else { return unknown(part) };
+            if order.acquire && store || order.release && !store {
+                return unknown(part);
+            }
+            strong = Some(Strong { scope, ..order });
+        }
         let space = parts.peek().and_then(|part| space_of(part));
         if space.is_some() {
             parts.next();
         }
         let space = space.unwrap_or(Space::Generic);
+        if order.is_some() && !matches!(space, Space::Generic | Space::Global | Space::Shared) {
+            return unknown(&format!("{space:?} memory"));
+        }
         if !store
             && let Some(part) = parts.next_if_eq(&"nc")
-            && space != Space::Global
+            && (space != Space::Global || order.is_some())
         {
             return unknown(part);
         }
         // Where the cache keeps the line changes no result.
         parts.next_if(|part| {
-            if store {
-                matches!(*part, "wb" | "cg" | "cs" | "wt")
-            } else {
-                matches!(*part, "ca" | "cg" | "cs" | "lu" | "cv")
-            }
+            order.is_none()
+                && if store {
+                    matches!(*part, "wb" | "cg" | "cs" | "wt")
+                } else {
+                    matches!(*part, "ca" | "cg" | "cs" | "lu" | "cv")
+                }
         });
         parts.next_if(|part| part.starts_with("L1::"));
         parts.next_if(|part| part.starts_with("L2::"));
@@ -76,7 +115,7 @@ impl Lowering<'_> {
         if vector * size > 32 || (vector * size > 16 && !(space == Space::Global && size >= 4)) {
             return unknown(&format!("v{vector}"));
         }
-        Ok(Form { space, vector, kind, size })
+        Ok(Form { strong, space, vector, kind, size })
     }
 
     /// The address operand: the space it is in after all, the register or constant, the offset.
@@ -86,14 +125,17 @@ impl Lowering<'_> {
         operand: &Operand,
         space: Space,
         size: usize,
-    ) -> Result<(Space, Register, i64)> {
+    ) -> Result<(Space, Register, i32)> {
         let Operand::Address { base, offset } = operand else {
             return fail(line, format!("{operand:?} as an address"));
         };
+        let Ok(offset) = i32::try_from(*offset) else {
+            return fail(line, format!("the offset {offset} does not fit 32 bits"));
+        };
         match self.names.find(base) {
-            Some(Name::Register { register, bits: 64 }) => Ok((space, register, *offset)),
+            Some(Name::Register { register, bits: 64 }) => Ok((space, register, offset)),
             Some(Name::Register { register, bits: 32 }) if matches!(space, Space::Shared | Space::Local) => {
-                Ok((space, register, *offset))
+                Ok((space, register, offset))
             }
             Some(Name::Variable { space: own, address, size: whole }) => {
                 // What a call passes is `.param` in the text and lives in the frame.
@@ -101,15 +143,15 @@ impl Lowering<'_> {
                 if own != space && !passed {
                     return fail(line, format!("{base} is in another space"));
                 }
-                let end = offset.checked_add(size as i64);
-                if own != Space::Shared && (*offset < 0 || end.is_none_or(|end| end > whole as i64)) {
+                let end = i64::from(offset) + size as i64;
+                if own != Space::Shared && (offset < 0 || end > whole as i64) {
                     return fail(
                         line,
                         format!("{base} has {whole} bytes; {size} at {offset} are not all there"),
                     );
                 }
                 let register = self.names.constant(&mut self.code, Bank::Double, address);
-                Ok((own, register, *offset))
+                Ok((own, register, offset))
             }
             Some(Name::Register { bits, .. }) => fail(line, format!("an address of {bits} bits")),
             None => fail(line, format!("unknown name {base}")),
@@ -161,7 +203,15 @@ impl Lowering<'_> {
     ) -> Result<Access> {
         let (space, base, offset) = self.address(line, address, form.space, form.vector * form.size)?;
         let signed = form.kind.starts_with('s');
-        Ok(Access { space, base, offset, size: form.size, signed, elements: elements.into() })
+        Ok(Access {
+            space,
+            base,
+            offset,
+            size: form.size,
+            signed,
+            strong: form.strong,
+            elements: elements.into(),
+        })
     }
 
     fn elements(&self, line: usize, operand: &Operand, count: usize) -> Result<Vec<Operand>> {
@@ -196,23 +246,41 @@ impl Lowering<'_> {
         self.source(line, operand, kind, false)
     }
 
+    /// `atom.acq_rel.gpu.global.add.u32`; NVRTC writes `atom.global.cta.add.u32` and `atom.add.acq_rel.gpu.u32`, too. What
+    /// remains are the operation and its type.
+    fn atomic_form<'a>(&self, instruction: &'a Instruction) -> Result<(Strong, Space, Vec<&'a str>)> {
+        let unknown = || fail(instruction.line, format!("unknown instruction {}", instruction.opcode));
+        let (mut order, mut scope, mut space, mut rest) = (None, None, None, Vec::new());
+        let mut parts = instruction.opcode.split('.').skip(1).peekable();
+        while let Some(part) = parts.next() {
+            let twice = if let Some(found) = order_of(part) {
+                order.replace(found).is_some()
+            } else if let Some(found) = scope_of(part) {
+                scope.replace(found).is_some()
+            } else if let Some(found) = space_of(part) {
+                space.replace(found).is_some() || !matches!(found, Space::Global | Space::Shared)
+            } else {
+                rest.push(part);
+                continue;
+            };
+            if twice || parts.peek().is_none() {
+                return unknown();
+            }
+        }
+        let observes = instruction.opcode.starts_with("atom.");
+        let order = order.unwrap_or(RELAXED);
+        if order.acquire && !observes {
+            return unknown();
+        }
+        let strong = Strong { scope: scope.unwrap_or(Scope::Device), observes, ..order };
+        Ok((strong, space.unwrap_or(Space::Generic), rest))
+    }
+
     pub(super) fn atomic(&mut self, instruction: &Instruction) -> Result<Operation> {
         let line = instruction.line;
         let opcode = instruction.opcode.as_str();
-        let mut parts = opcode.split('.').peekable();
-        let result = parts.next() == Some("atom");
-        // Lanes act one after another and blocks too: every order and scope is the strongest.
-        parts.next_if(|part| matches!(*part, "relaxed" | "acquire" | "release" | "acq_rel"));
-        parts.next_if(|part| matches!(*part, "cta" | "gpu" | "sys"));
-        let space = match parts.peek() {
-            Some(&"global") => Space::Global,
-            Some(&"shared") => Space::Shared,
-            _ => Space::Generic,
-        };
-        if space != Space::Generic {
-            parts.next();
-        }
-        let rest: Vec<&str> = parts.collect();
+        let result = instruction.opcode.starts_with("atom.");
+        let (strong, space, rest) = self.atomic_form(instruction)?;
         let (kind, size) = match rest.as_slice() {
             ["add", "u32" | "s32"] => (AtomicKind::Add, 4),
             ["add", "u64"] => (AtomicKind::Add, 8),
@@ -262,6 +330,6 @@ impl Lowering<'_> {
             Some(swap) => Some(self.source(line, swap, data, false)?),
             None => None,
         };
-        Ok(Operation::Atomic(Atomic { kind, space, base, offset, size, target, operand, swap }))
+        Ok(Operation::Atomic(Atomic { kind, strong, space, base, offset, size, target, operand, swap }))
     }
 }

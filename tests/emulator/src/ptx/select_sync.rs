@@ -1,13 +1,32 @@
 //! One instruction of the tree to one operation: what a warp or a block does together.
 
 use super::ast::{Instruction, Operand};
-use super::code::{Barrier, Operation, Reduce, ReduceKind, Shuffle, ShuffleMode, Vote, VoteKind};
+use super::code::{Barrier, Fence, Operation, Reduce, ReduceKind, Shuffle, ShuffleMode, Vote, VoteKind};
 use super::lower::{Lowering, fail};
 use super::parse::Result;
+use super::select_memory::scope_of;
 use crate::lanes::Kind;
 
 /// Barriers of a block.
 const BARRIERS: i128 = 16;
+
+/// `membar` is a sequentially consistent fence (PTX ISA, membar).
+fn fence(opcode: &str) -> Option<Fence> {
+    let (order, scope) = match opcode {
+        "membar.cta" => ("sc", "cta"),
+        "membar.gl" => ("sc", "gpu"),
+        "membar.sys" => ("sc", "sys"),
+        opcode => opcode.strip_prefix("fence.")?.split_once('.')?,
+    };
+    let scope = scope_of(scope)?;
+    let (acquire, release) = match order {
+        "sc" | "acq_rel" => (true, true),
+        "acquire" => (true, false),
+        "release" => (false, true),
+        _ => return None,
+    };
+    Some(Fence { scope, acquire, release, sequential: order == "sc" })
+}
 
 impl Lowering<'_> {
     pub(super) fn synchronise(&mut self, instruction: &Instruction) -> Result<Operation> {
@@ -33,18 +52,15 @@ impl Lowering<'_> {
                 let [target] = operands else { return fail(line, "activemask takes a target") };
                 return Ok(Operation::ActiveMask { target: self.target(line, target, Kind::Word)? });
             }
-            "membar.cta" | "membar.gl" | "membar.sys" | "fence.acq_rel.cta" | "fence.acq_rel.gpu"
-            | "fence.acq_rel.sys" | "fence.sc.cta" | "fence.sc.gpu" | "fence.sc.sys"
-                if operands.is_empty() =>
-            {
-                return Ok(Operation::Fence);
-            }
             "trap" if operands.is_empty() => return Ok(Operation::Trap),
             "vote.sync.all.pred" => VoteKind::All,
             "vote.sync.any.pred" => VoteKind::Any,
             "vote.sync.uni.pred" => VoteKind::Uniform,
             "vote.sync.ballot.b32" => VoteKind::Ballot,
-            opcode => return fail(line, format!("unknown instruction {opcode}")),
+            opcode => match fence(opcode) {
+                Some(fence) if operands.is_empty() => return Ok(Operation::Fence(fence)),
+                _ => return fail(line, format!("unknown instruction {opcode}")),
+            },
         };
         let [target, source, mask] = operands else { return fail(line, "vote takes three operands") };
         let kind = if vote == VoteKind::Ballot { Kind::Word } else { Kind::Predicate };

@@ -1,6 +1,7 @@
 //! A device, and launches on it.
 #![allow(dead_code, unreachable_pub)] // each test uses its part
 
+pub mod compiled;
 pub mod fixture;
 pub mod instruction;
 
