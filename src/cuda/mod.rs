@@ -90,22 +90,27 @@ fn bind(context: &CudaContext) -> Result<(), DriverError> {
     bound
 }
 
-/// Errors after which a context answers nothing else.
-const FATAL: [CUresult; 14] = [
-    CUresult::CUDA_ERROR_DEINITIALIZED,
-    CUresult::CUDA_ERROR_ECC_UNCORRECTABLE,
-    CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
-    CUresult::CUDA_ERROR_LAUNCH_TIMEOUT,
-    CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED,
-    CUresult::CUDA_ERROR_ASSERT,
-    CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR,
-    CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION,
-    CUresult::CUDA_ERROR_MISALIGNED_ADDRESS,
-    CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE,
-    CUresult::CUDA_ERROR_INVALID_PC,
-    CUresult::CUDA_ERROR_LAUNCH_FAILED,
-    CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE,
-    CUresult::CUDA_ERROR_UNKNOWN,
+/// Errors after which a context answers nothing else. Numbers where cudarc's oldest bindings lack the name.
+const FATAL: [u32; 19] = [
+    CUresult::CUDA_ERROR_DEINITIALIZED as u32,
+    46, // DEVICE_UNAVAILABLE
+    CUresult::CUDA_ERROR_ECC_UNCORRECTABLE as u32,
+    CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE as u32,
+    226, // CONTAINED
+    CUresult::CUDA_ERROR_ILLEGAL_ADDRESS as u32,
+    CUresult::CUDA_ERROR_LAUNCH_TIMEOUT as u32,
+    CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED as u32,
+    CUresult::CUDA_ERROR_ASSERT as u32,
+    CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR as u32,
+    CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION as u32,
+    CUresult::CUDA_ERROR_MISALIGNED_ADDRESS as u32,
+    CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE as u32,
+    CUresult::CUDA_ERROR_INVALID_PC as u32,
+    CUresult::CUDA_ERROR_LAUNCH_FAILED as u32,
+    721, // TENSOR_MEMORY_LEAK
+    810, // MPS_CLIENT_TERMINATED
+    CUresult::CUDA_ERROR_EXTERNAL_DEVICE as u32,
+    CUresult::CUDA_ERROR_UNKNOWN as u32,
 ];
 
 /// The handle that means another stream on every thread. candle's tensors are on it.
@@ -300,7 +305,7 @@ impl Cuda {
     pub(crate) fn is_dead(&self) -> bool {
         let _ = self.stream.context().check_err(); // somebody else's, or what has been told already
         !capturing(&self.stream).unwrap_or(false)
-            && self.stream.synchronize().is_err_and(|error| FATAL.contains(&error.0))
+            && self.stream.synchronize().is_err_and(|error| FATAL.contains(&(error.0 as u32)))
     }
 
     /// Sends changed hyper-parameters to the device, in the stream's order, so that a graph replayed from now on sees

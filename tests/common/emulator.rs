@@ -95,6 +95,16 @@ impl Emulator {
         call!(self, b"fadam_emulator_set_driver_version", (i32), version);
     }
 
+    /// The code that all PTX is refused with; 0: none.
+    pub(crate) fn set_jit(&self, code: u32) {
+        call!(self, b"fadam_emulator_set_jit", (u32), code);
+    }
+
+    /// PTX is refused when a function is looked up, and not when it is loaded.
+    pub(crate) fn set_lazy(&self, lazy: bool) {
+        call!(self, b"fadam_emulator_set_lazy", (bool), lazy);
+    }
+
     pub(crate) fn set_cubin_loads(&self, loads: bool) {
         call!(self, b"fadam_emulator_set_cubin_loads", (bool), loads);
     }
