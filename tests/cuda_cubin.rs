@@ -9,7 +9,7 @@ mod emulator;
 mod gpu;
 mod trajectories;
 
-use emulator::Emulator;
+use emulator::{Driver, Emulator};
 use fadam::{Adam, Error, FAdam, FisherAdam, Optimizer, Update};
 use gpu::{Gpu, gpus};
 
@@ -25,14 +25,13 @@ const NOT_COMPILED: [(u32, &str, &str); 4] = [
     (223, "CUDA_ERROR_JIT_COMPILATION_DISABLED", "CUDA_DISABLE_PTX_JIT"),
 ];
 
-/// Emulated devices, and what makes the driver compile as little as a real one somewhere does.
-fn emulated() -> Option<(Emulator, Vec<Gpu>)> {
-    let emulator = emulator::find();
+/// Emulated devices of a driver that compiles everything, as yet.
+fn emulated(driver: &Driver) -> Option<(&Emulator, Vec<Gpu>)> {
     let gpus = gpus()?;
-    if emulator.is_none() {
+    let Some(emulator) = driver.emulated() else {
         println!("skipped: a real driver compiles what it compiles");
-    }
-    let emulator = emulator?;
+        return None;
+    };
     emulator.set_driver_version(13_040);
     emulator.set_jit(0);
     emulator.set_lazy(false);
@@ -63,7 +62,8 @@ fn ends_at_the_launch(gpu: &Gpu) {
 
 #[test]
 fn a_driver_older_than_the_compiler_gets_machine_code() {
-    let Some((emulator, gpus)) = emulated() else { return };
+    let driver = emulator::find();
+    let Some((emulator, gpus)) = emulated(&driver) else { return };
     emulator.set_driver_version(12_000);
     for lazy in [false, true] {
         emulator.set_lazy(lazy);
@@ -90,7 +90,8 @@ fn a_driver_older_than_the_compiler_gets_machine_code() {
 
 #[test]
 fn a_driver_that_compiles_no_ptx_gets_machine_code() {
-    let Some((emulator, gpus)) = emulated() else { return };
+    let driver = emulator::find();
+    let Some((emulator, gpus)) = emulated(&driver) else { return };
     for (code, name, remedy) in NOT_COMPILED {
         for lazy in [false, true] {
             let what = format!("{name}, lazy: {lazy}");
@@ -111,7 +112,7 @@ fn a_driver_that_compiles_no_ptx_gets_machine_code() {
                 ends_at_the_launch(gpu);
                 emulator.reset_counts();
                 fadam::cuda::compile(gpu.context(), source, &["one", "two"]).unwrap();
-                assert_eq!(loads(&emulator), [2, 2 + u64::from(lazy)], "{what}");
+                assert_eq!(loads(emulator), [2, 2 + u64::from(lazy)], "{what}");
             }
         }
     }
@@ -124,7 +125,8 @@ fn a_driver_that_compiles_no_ptx_gets_machine_code() {
 /// Errors that say nothing of PTX or machine code are told as they are.
 #[test]
 fn other_errors_stay_what_they_are() {
-    let Some((emulator, gpus)) = emulated() else { return };
+    let driver = emulator::find();
+    let Some((emulator, gpus)) = emulated(&driver) else { return };
     emulator.set_cubin_loads(true);
     for (jit, nth) in [(0, 1), (INVALID_PTX, 2)] {
         emulator.set_jit(jit);
@@ -135,7 +137,7 @@ fn other_errors_stay_what_they_are() {
             matches!(error, Error::Cuda { .. }) && error.to_string().contains("OUT_OF_MEMORY"),
             "{error}"
         );
-        assert_eq!(loads(&emulator)[0], nth, "tried once");
+        assert_eq!(loads(emulator)[0], nth, "tried once");
     }
     // A kernel that does not compile at all: the driver refuses PTX and machine code alike.
     emulator.set_jit(INVALID_PTX);
