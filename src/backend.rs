@@ -31,7 +31,8 @@ pub enum Device {
     /// This machine's processor.
     #[default]
     Cpu,
-    /// An NVIDIA GPU, by its number (feature `cuda`).
+    /// An NVIDIA GPU, by its number (feature `cuda`): its primary context, and there the legacy default stream. See
+    /// [`Builder::device`](crate::Builder::device) for what that means while CUDA graphs are captured.
     Cuda(usize),
 }
 

@@ -162,15 +162,18 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Where parameters live and the step runs. Default [`Device::Cpu`]. On a GPU the step runs on the default stream of
-    /// the device's primary context.
+    /// Where parameters live and the step runs. Default [`Device::Cpu`]. On a GPU the step runs on the legacy default
+    /// stream (stream 0) of the device's primary context. While a blocking stream elsewhere captures a CUDA graph, that
+    /// stream refuses all work with `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT` (906): give the optimizer a stream of its own
+    /// then, by `stream`.
     pub fn device(mut self, device: Device) -> Self {
         self.target = Some(Target::Device(device));
         self
     }
 
     /// The GPU of this stream, and its context: steps are launched on it, in order with whatever else is. Takes the place
-    /// of [`device`](Self::device).
+    /// of [`device`](Self::device). A stream that cudarc's `new_stream` makes is non-blocking: it neither waits for the
+    /// legacy default stream nor is concerned by captures elsewhere. See [`crate::cuda`].
     #[cfg(feature = "cuda")]
     pub fn stream(mut self, stream: std::sync::Arc<crate::cuda::cudarc::driver::CudaStream>) -> Self {
         self.target = Some(Target::Stream(stream));

@@ -29,7 +29,7 @@ const LENGTHS: [usize; 9] = [1, 0, 127, 128, 4096, 0, 4097, 9000, 3];
 
 #[test]
 fn sums_have_the_bits_of_the_cpu() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
     let starts: Vec<Vec<f32>> = LENGTHS.iter().zip(1..).map(|(&len, seed)| values(len, seed)).collect();
     let wide: Vec<Vec<f32>> = LENGTHS.iter().zip(40..).map(|(&len, seed)| values(len, seed)).collect();
@@ -44,7 +44,7 @@ fn sums_have_the_bits_of_the_cpu() {
         accumulate(Device::Cpu, &mut pairs, first).unwrap();
         for gpu in &gpus {
             for offset in [0, 1] {
-                if let Some(emulator) = &emulator {
+                if let Some(emulator) = driver.emulated() {
                     emulator.set_seed(offset as u64 + 5);
                 }
                 let mut sums: Vec<_> = starts.iter().map(|start| gpu.f32(start, offset)).collect();
@@ -77,9 +77,9 @@ fn pair<'a>(sum: &'a mut CudaSlice<f32>, gradient: impl Into<Tensor<'a>>) -> (Te
 
 #[test]
 fn it_moves_what_it_must_in_one_launch_and_waits_for_nobody() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
-    let Some(emulator) = emulator else {
+    let Some(emulator) = driver.emulated() else {
         println!("skipped: a real driver does not count");
         return;
     };
@@ -130,7 +130,7 @@ fn streams_are_in_order() {
 
 #[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
     let gpu = &gpus[0];
     let mut sum = gpu.upload(&[1.0; 8]);
@@ -168,7 +168,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     let error = accumulate(Device::Cuda(0), &mut [pair(&mut sum, &gradient)], false).unwrap_err();
     let _ = gpu.stream.end_capture(CUgraphInstantiate_flags(0));
     assert!(matches!(error, Error::Capture { .. }), "{error:?}");
-    if let Some(emulator) = emulator {
+    if let Some(emulator) = driver.emulated() {
         emulator.fail("cuLaunchKernel", 1, 1);
         let error = accumulate(Device::Cuda(0), &mut [pair(&mut sum, &gradient)], false).unwrap_err();
         assert!(matches!(error, Error::Cuda { .. }), "{error:?}");

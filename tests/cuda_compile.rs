@@ -24,7 +24,7 @@ extern "C" __global__ void fused(float *x, float a, float b, float c) {
 
 #[test]
 fn callers_kernels_run() {
-    let _emulator = emulator::find();
+    let _alone = emulator::find();
     let Some(gpus) = gpus() else { return };
     for gpu in &gpus {
         let module = compile(gpu.context(), SOURCE, &["halve", "fused"]).unwrap();
@@ -50,7 +50,7 @@ fn callers_kernels_run() {
 
 #[test]
 fn what_cannot_be_compiled_or_found_is_named() {
-    let _emulator = emulator::find();
+    let _alone = emulator::find();
     let Some(gpus) = gpus() else { return };
     let context = gpus[0].context();
     let error = compile(context, "__global__ void broken() { float x = ; }", &[]).unwrap_err();

@@ -128,18 +128,18 @@ fn fail_each(
 
 #[test]
 fn each_driver_call_of_a_step_may_fail() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator else {
+    let Some(emulator) = driver.emulated() else {
         println!("skipped: a real driver fails when it likes");
         return;
     };
     for algorithm in algorithms() {
         let gpu = Gpu::new(0);
-        let first = fail_each(&emulator, &gpu, algorithm, 0, Model::step);
-        let later = fail_each(&emulator, &gpu, algorithm, 2, Model::step);
+        let first = fail_each(emulator, &gpu, algorithm, 0, Model::step);
+        let later = fail_each(emulator, &gpu, algorithm, 2, Model::step);
         println!("{algorithm:?}: {first} calls of a first step and {later} of a third one");
         assert!(first > later && later >= 10, "{first}, {later}");
         emulator.reset_counts();
@@ -150,18 +150,18 @@ fn each_driver_call_of_a_step_may_fail() {
 
 #[test]
 fn each_driver_call_of_a_new_learning_rate_may_fail() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator else { return };
+    let Some(emulator) = driver.emulated() else { return };
     let gpu = Gpu::new(0);
     let act = |model: &mut Model| {
         model.optimizer.set_learning_rate(0.25)?;
         assert_eq!(model.optimizer.algorithm().learning_rate(), 0.25);
         model.step()
     };
-    fail_each(&emulator, &gpu, Adam::adamw().into(), 1, act);
+    fail_each(emulator, &gpu, Adam::adamw().into(), 1, act);
     let mut model = Model::new(&gpu, Adam::adamw().into());
     model.step().unwrap();
     emulator.fail("cuMemcpyHtoDAsync_v2", 1, INVALID_VALUE);
@@ -171,11 +171,11 @@ fn each_driver_call_of_a_new_learning_rate_may_fail() {
 
 #[test]
 fn each_driver_call_of_construction_may_fail() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator else { return };
+    let Some(emulator) = driver.emulated() else { return };
     let build = |gpu: &Gpu| -> Result<Optimizer, Error> {
         let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build()?;
         optimizer.register("w", 1000)?;

@@ -8,6 +8,7 @@ mod emulator;
 mod gpu;
 mod trajectories;
 
+use fadam::cuda::cudarc::driver::result::{self, stream::StreamKind};
 use fadam::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use fadam::cuda::cudarc::driver::{CudaGraph, CudaSlice};
 use fadam::{
@@ -174,6 +175,37 @@ fn under_error_a_replay_that_was_skipped_is_found() {
 }
 
 /// Tables that a graph uses stay where they are when the optimizer grows.
+/// The default stream waits for blocking streams: it refuses work while one of them captures, and neither the optimizer nor
+/// the capture is the worse for it.
+#[test]
+fn the_default_stream_is_refused_while_a_blocking_one_captures() {
+    let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
+    let context = gpu.context();
+    context.bind_to_thread().unwrap();
+    let raw = result::stream::create(StreamKind::Default).unwrap();
+    // SAFETY: a stream of this context, destroyed below, after its last use.
+    let blocking = unsafe { context.wrap_borrowed_stream(raw) };
+    let mut optimizer = Optimizer::builder(Adam::adamw()).device(Device::Cuda(0)).build().unwrap();
+    let id = optimizer.register("w", LEN).unwrap();
+    let (mut parameter, gradient) = (gpu.upload(&[1.0; LEN]), gpu.upload(&[0.25; LEN]));
+    gpu.stream.synchronize().unwrap();
+    let mut on_its_own = Training::new(&gpu, Adam::adamw().into(), NonFinite::Skip);
+    let mut step = || optimizer.step(&mut [Update::new(id, &mut parameter, &gradient)]);
+    step().unwrap();
+    blocking.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+    let error = step().unwrap_err();
+    assert!(matches!(error, Error::Cuda { error, .. } if error.0 as u32 == 906), "{error:?}");
+    on_its_own.step().unwrap();
+    blocking.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+    step().unwrap();
+    assert_eq!(optimizer.report().unwrap().step, 2, "neither lost nor counted");
+    assert_eq!(on_its_own.optimizer.report().unwrap().step, 1);
+    drop(blocking);
+    // SAFETY: created above, and nothing uses it any more.
+    unsafe { result::stream::destroy(raw) }.unwrap();
+}
+
 #[test]
 fn an_old_graph_survives_new_parameters() {
     let _alone = emulator::find();

@@ -19,11 +19,11 @@ const WINDOW: usize = (17 << 16) / 4;
 
 #[test]
 fn the_last_elements_of_a_large_tensor_are_stepped() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator else {
+    let Some(emulator) = driver.emulated() else {
         println!("skipped: only the emulated driver runs single blocks");
         return;
     };

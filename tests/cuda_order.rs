@@ -39,10 +39,10 @@ fn same(found: &[f32], expected: &[f32]) {
 }
 
 fn on_every_order(test: impl Fn(&Gpu)) {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
     for seed in SEEDS {
-        if let Some(emulator) = &emulator {
+        if let Some(emulator) = driver.emulated() {
             emulator.set_seed(seed);
         }
         test(&gpus[0]);
@@ -230,7 +230,7 @@ fn tensors_that_overlap_are_refused() {
 /// The error of a step comes from the call that finds it, once; the calls before do not wait for it.
 #[test]
 fn a_gradient_that_is_not_finite_is_found_later() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
     let gpu = &gpus[0];
     let build = || {
@@ -248,7 +248,7 @@ fn a_gradient_that_is_not_finite_is_found_later() {
         let (mut optimizer, [a, b]) = build();
         let (mut p, mut q) = (gpu.upload(&[1.0; 2]), gpu.upload(&[1.0; 2]));
         optimizer.step(&mut [Update::new(a, &mut p, &good), Update::new(b, &mut q, &bad)]).unwrap();
-        if let Some(emulator) = &emulator {
+        if let Some(emulator) = driver.emulated() {
             assert!(emulator.pending() > 0, "nobody has waited");
         }
         is_it(if synchronize {
@@ -302,14 +302,14 @@ fn hyper_parameters_keep_their_order() {
 /// A table of more than 64 KiB, another one each step, as with an autograd that allocates its gradients anew.
 #[test]
 fn a_step_of_many_tensors_that_move_waits_for_nothing() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
     let gpu = &gpus[0];
     let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
     let ids: Vec<_> = (0..1200).map(|i| optimizer.register(i.to_string(), 2).unwrap()).collect();
     let (mut parameters, gradients) = (gpu.upload(&[1.0; 2400]), gpu.upload(&[1.0; 2403]));
     for step in 0..3 {
-        if let Some(emulator) = &emulator {
+        if let Some(emulator) = driver.emulated() {
             emulator.reset_counts();
         }
         let parts = parameters.slice_mut(..).into_view();
@@ -324,7 +324,7 @@ fn a_step_of_many_tensors_that_move_waits_for_nothing() {
             Update::new(id, parameter, gradient)
         };
         optimizer.step(&mut (0..).zip(&ids).map(update).collect::<Vec<_>>()).unwrap();
-        if let Some(emulator) = &emulator {
+        if let Some(emulator) = driver.emulated() {
             assert_eq!(emulator.syncs(), 0);
         }
     }
@@ -389,9 +389,9 @@ fn several_threads_and_devices_step_at_once() {
 
 #[test]
 fn kernels_are_loaded_once_a_context() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
-    let Some(emulator) = emulator else {
+    let Some(emulator) = driver.emulated() else {
         println!("skipped: a real driver does not count");
         return;
     };
@@ -415,7 +415,7 @@ fn kernels_are_loaded_once_a_context() {
 
 #[test]
 fn norms_and_fisher_functions_agree_with_the_cpu() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
     let values = |seed: u32, len: usize| -> Vec<f32> {
         (0..len as u32)
@@ -423,7 +423,7 @@ fn norms_and_fisher_functions_agree_with_the_cpu() {
             .collect()
     };
     for gpu in &gpus {
-        if let Some(emulator) = &emulator {
+        if let Some(emulator) = driver.emulated() {
             emulator.set_seed(gpu.ordinal as u64 + 3);
         }
         let device = Device::Cuda(gpu.ordinal);

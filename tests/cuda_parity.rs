@@ -22,7 +22,7 @@ fn needs_pow(algorithm: &Algorithm) -> bool {
 }
 
 fn same_bits_as_the_cpu(trajectories: Vec<Trajectory>) {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpus) = gpus() else { return };
     let recorded = std::fs::read_to_string(paths::repository("tests/golden/bits.txt")).unwrap();
     for trajectory in trajectories.iter().filter(|trajectory| !needs_pow(&trajectory.algorithm)) {
@@ -30,7 +30,7 @@ fn same_bits_as_the_cpu(trajectories: Vec<Trajectory>) {
         let cpu = trajectory.replay(&inputs, Simd::best(), 0);
         for gpu in &gpus {
             for (offset, order) in [(0, ORDERS[0]), (1, ORDERS[1])] {
-                if let Some(emulator) = &emulator {
+                if let Some(emulator) = driver.emulated() {
                     emulator.set_seed(order);
                 }
                 let outcome = trajectory.replay_on(gpu, &inputs, offset);

@@ -165,9 +165,9 @@ fn the_scale_stays_within_its_bounds() {
 /// Twelve steps back to back: nothing is asked in between, so nothing waits, and no launch is added.
 #[test]
 fn nothing_waits_for_the_device() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpu) = gpu() else { return };
-    let Some(emulator) = emulator else { return };
+    let Some(emulator) = driver.emulated() else { return };
     let mut training = Training::new(&gpu, builder(Adam::adamw().into(), false));
     training.step().unwrap();
     gpu.stream.synchronize().unwrap();
@@ -223,9 +223,9 @@ fn a_schedule_that_is_not_on_the_device_is_not_captured() {
 #[test]
 fn a_schedule_that_could_not_be_sent_changes_nothing() {
     const OUT_OF_MEMORY: u32 = 2;
-    let emulator = emulator::find();
+    let driver = emulator::find();
     let Some(gpu) = gpu() else { return };
-    let Some(emulator) = emulator else { return };
+    let Some(emulator) = driver.emulated() else { return };
     for (function, nth) in [("cuMemcpyHtoDAsync_v2", 1), ("cuMemcpyHtoDAsync_v2", 2), ("cuMemAllocAsync", 1)]
     {
         let schedule = Schedule::linear(0, 10, 0.0);

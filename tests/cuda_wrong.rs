@@ -13,11 +13,11 @@ use gpu::{Gpu, gpus};
 
 #[test]
 fn a_kernel_that_goes_wrong_is_found() {
-    let emulator = emulator::find();
+    let driver = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator else { return };
+    let Some(emulator) = driver.emulated() else { return };
     let gpu = Gpu::new(0);
     let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
     let id = optimizer.register("w", 1000).unwrap();
@@ -41,12 +41,11 @@ fn a_kernel_that_goes_wrong_is_found() {
 /// Whichever call is the first to find that the device is gone, the optimizer is lost.
 #[test]
 fn a_device_that_is_gone_is_found_by_every_call() {
-    const LAUNCH_FAILED: u32 = 719;
-    let emulator = emulator::find();
+    let driver = emulator::find();
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = emulator else { return };
+    let Some(emulator) = driver.emulated() else { return };
     type Call = fn(&mut Optimizer) -> Result<(), Error>;
     let calls: [Call; 6] = [
         |optimizer| optimizer.step(&mut []),
@@ -57,17 +56,58 @@ fn a_device_that_is_gone_is_found_by_every_call() {
         |optimizer| optimizer.synchronize(),
     ];
     for (i, call) in calls.into_iter().enumerate() {
-        let gpu = Gpu::new(1);
-        let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
-        optimizer.register("w", 10).unwrap();
-        optimizer.step(&mut []).unwrap();
-        gpu.stream.synchronize().unwrap();
-        emulator.fail("cuStreamSynchronize", 1, LAUNCH_FAILED);
-        gpu.stream.synchronize().unwrap_err();
-        let error = call(&mut optimizer).unwrap_err();
-        assert!(matches!(error, Error::Cuda { .. }), "call {i}: {error:?}");
-        assert!(matches!(call(&mut optimizer), Err(Error::Lost)), "call {i}");
-        drop((optimizer, gpu));
-        emulator.clear_failures();
+        let (optimizer, gpu) = dead(emulator, LAUNCH_FAILED);
+        assert_lost(optimizer, call, &format!("call {i}"));
+        drop(gpu);
     }
+}
+
+/// Whichever error ends a context, the optimizer is lost; after one that does not, it is not.
+#[test]
+fn every_error_that_ends_a_context_is_known() {
+    let driver = emulator::find();
+    if gpus().is_none() {
+        return;
+    }
+    let Some(emulator) = driver.emulated() else { return };
+    // Of cuda.h: "to continue using CUDA, the process must be terminated and relaunched", or the like.
+    const FATAL: [u32; 15] =
+        [214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, LAUNCH_FAILED, 721, 810, 911];
+    for code in FATAL {
+        let (optimizer, gpu) = dead(emulator, code);
+        assert_lost(optimizer, |optimizer| optimizer.step(&mut []), &format!("error {code}"));
+        drop(gpu);
+    }
+    // Those that the emulated driver forgets after one call are injected into the next ones, too.
+    const REPEATED: [u32; 4] = [4, 46, 709, 999];
+    for code in REPEATED {
+        let (optimizer, gpu) = dead(emulator, code);
+        (1..=2).for_each(|nth| emulator.fail("cuStreamSynchronize", nth, code));
+        assert_lost(optimizer, Optimizer::synchronize, &format!("error {code}"));
+        drop(gpu);
+    }
+    const INVALID_VALUE: u32 = 1;
+    let (mut optimizer, gpu) = dead(emulator, INVALID_VALUE);
+    optimizer.step(&mut []).unwrap();
+    drop((optimizer, gpu));
+}
+
+const LAUNCH_FAILED: u32 = 719;
+
+/// An optimizer after a synchronisation of its device that has failed with this error.
+fn dead(emulator: &emulator::Emulator, code: u32) -> (Optimizer, Gpu) {
+    let gpu = Gpu::new(1);
+    let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
+    optimizer.register("w", 10).unwrap();
+    optimizer.step(&mut []).unwrap();
+    gpu.stream.synchronize().unwrap();
+    emulator.fail("cuStreamSynchronize", 1, code);
+    assert_eq!(gpu.stream.synchronize().unwrap_err().0 as u32, code);
+    (optimizer, gpu)
+}
+
+fn assert_lost(mut optimizer: Optimizer, call: impl Fn(&mut Optimizer) -> Result<(), Error>, what: &str) {
+    let error = call(&mut optimizer).unwrap_err();
+    assert!(matches!(error, Error::Cuda { .. }), "{what}: {error:?}");
+    assert!(matches!(call(&mut optimizer), Err(Error::Lost)), "{what}");
 }

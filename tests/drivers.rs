@@ -161,7 +161,15 @@ fn a_driver_that_does_not_work_is_named() {
     // A device that the compiler has given up on.
     let out = run(&whole, &[("FADAM_EMULATOR_DEVICES", "60")]);
     says(&out, "error: NVRTC for compute capability 6.0", &["nvidia-cuda-nvrtc-cu12"]);
-    // A driver older than the compiler: PTX is refused, machine code is tried (which the emulated one refuses too).
+    // A driver older than the compiler: PTX is refused, and so is machine code.
     let out = run(&whole, &[("FADAM_EMULATOR_DRIVER", "12000")]);
-    says(&out, "cuda:0", &["NVRTC 13.4 for a driver of CUDA 12.0", "nvidia-cuda-nvrtc-cu12"]);
+    says(&out, "cuda:0", &["NVRTC 13.4 (that of CUDA 12.0 answers", "nvidia-cuda-nvrtc-cu12"]);
+    // A driver without its compiler of PTX, which takes machine code; the emulated one cannot launch it.
+    for lazy in ["0", "1"] {
+        let mut environment = vec![("FADAM_EMULATOR_JIT", "221"), ("FADAM_EMULATOR_LAZY", lazy)];
+        let out = run(&whole, &environment);
+        says(&out, "cuda:0", &["JIT_COMPILER_NOT_FOUND", "libnvidia-ptxjitcompiler.so.1"]);
+        environment.push(("FADAM_EMULATOR_CUBIN", "1"));
+        says(&run(&whole, &environment), "cuda:0", &["CUDA_ERROR_NOT_SUPPORTED"]);
+    }
 }

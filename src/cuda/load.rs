@@ -120,12 +120,12 @@ fn neither((doing, ptx): (&'static str, DriverError), machine_code: &Error) -> E
             "update the driver, or take the compiler of its CUDA: `pip install nvidia-cuda-nvrtc-cu12` for CUDA 12"
         }
         _ => {
-            "reinstall the driver, or try another NVRTC: `pip install nvidia-cuda-nvrtc`, or nvidia-cuda-nvrtc-cu12"
+            "reinstall or update the driver, or try another NVRTC: `pip install nvidia-cuda-nvrtc`, or nvidia-cuda-nvrtc-cu12"
         }
     };
     Error::Unavailable {
         what: format!(
-            "NVRTC {} for a driver of CUDA {} ({}; as machine code: {machine_code})",
+            "a driver that takes the kernels of NVRTC {} (that of CUDA {} answers: {}; as machine code: {machine_code})",
             shown(compiler),
             shown(driver),
             driver_error(doing)(ptx)

@@ -9,6 +9,13 @@
 //! compile PTX (it is older than NVRTC, has no compiler, or is told not to use it), machine code for that architecture is
 //! compiled instead, which it takes within a major version of CUDA. [`compile`] does the same for kernels of yours.
 //!
+//! `Device::Cuda(n)` works on the legacy default stream (stream 0) of the device's primary context, which waits for all
+//! *blocking* streams of that context, and they for it. While one of them captures a graph, work on stream 0 is refused with
+//! `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT` (906): by [`Optimizer::step`](crate::Optimizer::step) before anything has happened, so
+//! that the step may be repeated after the capture. Where anything is captured, give the optimizer a stream of its own by
+//! [`Builder::stream`](crate::Builder::stream), and capture on streams made with `CU_STREAM_NON_BLOCKING`, as cudarc's
+//! `new_stream` and PyTorch's are.
+//!
 //! cudarc's context objects order their streams by events only while they know of more than one stream and event
 //! tracking is on (its default). For a captured step switch event tracking off before the tensors are made, as cudarc
 //! demands of everything that is captured.
@@ -43,7 +50,7 @@ use crate::optimizer::{Group, Policy};
 use crate::storage::Storage;
 use crate::{Algorithm, Dtype, Error, Master, NonFinite, Norms, Report, Rounding, State};
 use buffer::{Buffer, Mirror, capturing, refuse_capture};
-use cudarc::driver::sys::{CUresult, CUstream};
+use cudarc::driver::sys::{CUresult, CUstream, CUstreamCaptureStatus};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use half::bf16;
 use module::Kept;
@@ -90,22 +97,27 @@ fn bind(context: &CudaContext) -> Result<(), DriverError> {
     bound
 }
 
-/// Errors after which a context answers nothing else.
-const FATAL: [CUresult; 14] = [
-    CUresult::CUDA_ERROR_DEINITIALIZED,
-    CUresult::CUDA_ERROR_ECC_UNCORRECTABLE,
-    CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
-    CUresult::CUDA_ERROR_LAUNCH_TIMEOUT,
-    CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED,
-    CUresult::CUDA_ERROR_ASSERT,
-    CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR,
-    CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION,
-    CUresult::CUDA_ERROR_MISALIGNED_ADDRESS,
-    CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE,
-    CUresult::CUDA_ERROR_INVALID_PC,
-    CUresult::CUDA_ERROR_LAUNCH_FAILED,
-    CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE,
-    CUresult::CUDA_ERROR_UNKNOWN,
+/// Errors after which a context answers nothing else. Numbers where cudarc's oldest bindings lack the name.
+const FATAL: [u32; 19] = [
+    CUresult::CUDA_ERROR_DEINITIALIZED as u32,
+    46, // DEVICE_UNAVAILABLE
+    CUresult::CUDA_ERROR_ECC_UNCORRECTABLE as u32,
+    CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE as u32,
+    226, // CONTAINED
+    CUresult::CUDA_ERROR_ILLEGAL_ADDRESS as u32,
+    CUresult::CUDA_ERROR_LAUNCH_TIMEOUT as u32,
+    CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED as u32,
+    CUresult::CUDA_ERROR_ASSERT as u32,
+    CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR as u32,
+    CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION as u32,
+    CUresult::CUDA_ERROR_MISALIGNED_ADDRESS as u32,
+    CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE as u32,
+    CUresult::CUDA_ERROR_INVALID_PC as u32,
+    CUresult::CUDA_ERROR_LAUNCH_FAILED as u32,
+    721, // TENSOR_MEMORY_LEAK
+    810, // MPS_CLIENT_TERMINATED
+    CUresult::CUDA_ERROR_EXTERNAL_DEVICE as u32,
+    CUresult::CUDA_ERROR_UNKNOWN as u32,
 ];
 
 /// The handle that means another stream on every thread. candle's tensors are on it.
@@ -296,11 +308,15 @@ impl Cuda {
         self.parameters[index].record.upload_at(0, &[record])
     }
 
-    /// Whether the device has failed for good. Waits for it, outside a capture.
+    /// Whether the device has failed for good. Waits for it, unless a stream captures: waiting would spoil the capture, also
+    /// that of a blocking stream where this is the legacy default one.
     pub(crate) fn is_dead(&self) -> bool {
         let _ = self.stream.context().check_err(); // somebody else's, or what has been told already
-        !capturing(&self.stream).unwrap_or(false)
-            && self.stream.synchronize().is_err_and(|error| FATAL.contains(&error.0))
+        let answer = match self.stream.capture_status() {
+            Ok(CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) => self.stream.synchronize(),
+            other => other.map(|_| ()),
+        };
+        answer.is_err_and(|error| FATAL.contains(&(error.0 as u32)))
     }
 
     /// Sends changed hyper-parameters to the device, in the stream's order, so that a graph replayed from now on sees

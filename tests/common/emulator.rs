@@ -6,10 +6,23 @@ use libloading::os::unix::Library;
 use std::ffi::{CString, c_char};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The emulated driver, this test's alone: its controls and counts go for the whole process.
+/// The driver, this test's alone. The controls and counts of the emulated one go for the whole process; and of every
+/// driver, a capture in one test forbids what others do (`cuCtxSynchronize`, under `new_stream`).
+pub(crate) struct Driver {
+    emulator: Option<Emulator>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Driver {
+    /// `None` where the driver is a real one or there is none.
+    pub(crate) fn emulated(&self) -> Option<&Emulator> {
+        self.emulator.as_ref()
+    }
+}
+
+/// The emulated driver.
 pub(crate) struct Emulator {
     library: Library,
-    _alone: MutexGuard<'static, ()>,
 }
 
 /// What the launches of one kernel did, summed.
@@ -26,21 +39,11 @@ pub(crate) struct Counts {
     pub(crate) sectors_written: u64,
 }
 
-/// The emulated driver, or `None` where the driver is a real one or there is none. Waits for other tests of the process: to
-/// be called before anything else that calls the driver.
-pub(crate) fn find() -> Option<Emulator> {
+/// The driver. Waits for other tests of the process: to be called before anything else that calls the driver.
+pub(crate) fn find() -> Driver {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: a driver, as the library under test loads it too.
-    let library =
-        ["libcuda.so", "libcuda.so.1"].into_iter().find_map(|name| unsafe { Library::new(name) }.ok())?;
-    // SAFETY: only the symbol's presence is asked for.
-    unsafe { library.get::<unsafe extern "C" fn()>(b"fadam_emulator_reset_counts") }.ok()?;
-    let emulator = Emulator { library, _alone: alone };
-    emulator.reset_counts();
-    emulator.clear_failures();
-    emulator.set_seed(0);
-    Some(emulator)
+    Driver { emulator: Emulator::find(), _alone: alone }
 }
 
 macro_rules! call {
@@ -54,6 +57,19 @@ macro_rules! call {
 }
 
 impl Emulator {
+    fn find() -> Option<Self> {
+        // SAFETY: a driver, as the library under test loads it too.
+        let library =
+            ["libcuda.so", "libcuda.so.1"].into_iter().find_map(|name| unsafe { Library::new(name) }.ok())?;
+        // SAFETY: only the symbol's presence is asked for.
+        unsafe { library.get::<unsafe extern "C" fn()>(b"fadam_emulator_reset_counts") }.ok()?;
+        let emulator = Self { library };
+        emulator.reset_counts();
+        emulator.clear_failures();
+        emulator.set_seed(0);
+        Some(emulator)
+    }
+
     pub(crate) fn set_seed(&self, seed: u64) {
         call!(self, b"fadam_emulator_set_seed", (u64), seed);
     }
@@ -93,6 +109,16 @@ impl Emulator {
 
     pub(crate) fn set_driver_version(&self, version: i32) {
         call!(self, b"fadam_emulator_set_driver_version", (i32), version);
+    }
+
+    /// The code that all PTX is refused with; 0: none.
+    pub(crate) fn set_jit(&self, code: u32) {
+        call!(self, b"fadam_emulator_set_jit", (u32), code);
+    }
+
+    /// PTX is refused when a function is looked up, and not when it is loaded.
+    pub(crate) fn set_lazy(&self, lazy: bool) {
+        call!(self, b"fadam_emulator_set_lazy", (bool), lazy);
     }
 
     pub(crate) fn set_cubin_loads(&self, loads: bool) {

@@ -275,6 +275,11 @@ fn the_default_stream_in_a_capture() {
     assert_eq!(launch(set, at, 1, null_mut()), SUCCESS);
     assert!(end(free).is_ok());
     cuStreamBeginCapture_v2(blocking, RELAXED);
+    // cuda.h of cuStreamIsCapturing: "The blocking stream capture is not invalidated."
+    let mut status = 0;
+    assert_eq!(call!(cuStreamIsCapturing(null_mut(), &raw mut status)), CAPTURE_IMPLICIT);
+    assert!(end(blocking).is_ok());
+    cuStreamBeginCapture_v2(blocking, RELAXED);
     assert_eq!(launch(set, at, 1, null_mut()), CAPTURE_IMPLICIT);
     assert_eq!(end(blocking), Err(CAPTURE_INVALIDATED));
 }

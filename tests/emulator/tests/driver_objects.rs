@@ -187,6 +187,33 @@ fn modules() {
 }
 
 #[test]
+fn ptx_that_is_not_compiled() {
+    let _guard = driver(1);
+    context(0);
+    let find = |module| {
+        let mut function = null_mut();
+        call!(cuModuleGetFunction(&raw mut function, module, c"set".as_ptr()))
+    };
+    for code in [218, 221, 222, 223] {
+        fadam_emulator_set_jit(code);
+        assert_eq!(load(PTX), Err(code));
+        fadam_emulator_set_lazy(true);
+        let module = load(PTX).unwrap();
+        assert_eq!((find(module), find(module)), (code, code));
+        assert_eq!(cuModuleUnload(module), SUCCESS);
+        fadam_emulator_set_lazy(false);
+    }
+    fadam_emulator_set_jit(0);
+    assert_eq!(find(load(PTX).unwrap()), SUCCESS);
+    // A lazy driver finds everything later, also what the text itself is refused for.
+    fadam_emulator_set_lazy(true);
+    assert_eq!(find(load(&PTX.replace(".version 7.0", ".version 9.5")).unwrap()), UNSUPPORTED_PTX_VERSION);
+    assert_eq!(find(load(&PTX.replace("trap;", "bogus;")).unwrap()), INVALID_PTX);
+    assert_eq!(find(load(PTX).unwrap()), SUCCESS);
+    assert_eq!(load("not PTX"), Err(INVALID_IMAGE));
+}
+
+#[test]
 fn the_log_of_a_module() {
     let _guard = driver(1);
     context(0);

@@ -109,6 +109,11 @@ fn logic() {
     }
     check("not.pred", "p>p", &[&[0, 1], &[1, 0]]);
     check("mov.pred", "p>p", &[&[0, 0], &[1, 1]]);
+    // PTX ISA, predicate constants: "zero values are False and non-zero values are True".
+    for (constant, value) in [("0", 0), ("1", 1), ("-1", 1), ("2", 1)] {
+        check("mov.pred", &format!("{constant}>p"), &[&[value]]);
+        check("and.pred", &format!("p,{constant}>p"), &[&[1, value], &[0, 0]]);
+    }
     // PTX ISA, lop3: the table of a function F is F(0xF0, 0xCC, 0xAA).
     check("lop3.b32", "w,w,w,0x80>w", &[&[0b1110, 0b1011, 0b0111, 0b0010]]);
     check("lop3.b32", "w,w,w,0x96>w", &[&[0b1110, 0b1011, 0b0111, 0b0010]]);

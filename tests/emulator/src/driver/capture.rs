@@ -117,18 +117,23 @@ impl Driver {
 
     /// The legacy stream waits for blocking streams, so it cannot be used while one of them captures.
     pub(super) fn legacy_in_capture(&mut self, stream: u64) -> Result<()> {
-        let (context, kind) = self.streams.get(stream).map(|stream| (stream.context, stream.kind))?;
-        if kind != Kind::Legacy {
-            return Ok(());
-        }
-        let blocking =
-            self.streams.iter().filter(|(_, s)| s.context == context && s.kind != Kind::NonBlocking);
-        let capturing: Vec<u64> = blocking.filter_map(|(_, s)| Some(s.joined.as_ref()?.capture)).collect();
+        let capturing = self.captures_before(stream)?;
         if capturing.is_empty() {
             return Ok(());
         }
         capturing.into_iter().for_each(|capture| self.invalidate(capture));
         Err(Code::STREAM_CAPTURE_IMPLICIT)
+    }
+
+    /// The captures that the legacy stream would have to wait for; of another stream, none.
+    fn captures_before(&self, stream: u64) -> Result<Vec<u64>> {
+        let (context, kind) = self.streams.get(stream).map(|stream| (stream.context, stream.kind))?;
+        if kind != Kind::Legacy {
+            return Ok(Vec::new());
+        }
+        let blocking =
+            self.streams.iter().filter(|(_, s)| s.context == context && s.kind != Kind::NonBlocking);
+        Ok(blocking.filter_map(|(_, s)| Some(s.joined.as_ref()?.capture)).collect())
     }
 
     /// Refuses waiting for a context in which a stream captures.
@@ -214,7 +219,10 @@ fn self_invalidate<'a>(captures: impl Iterator<Item = (u64, &'a mut Capture)>) -
 api! {
     fn cuStreamIsCapturing(driver, stream: Handle, status: Out<u32>) {
         let stream = driver.stream(stream)?;
-        driver.legacy_in_capture(stream)?;
+        // Only asking: "the blocking stream capture is not invalidated".
+        if !driver.captures_before(stream)?.is_empty() {
+            return Err(Code::STREAM_CAPTURE_IMPLICIT);
+        }
         let Some(joined) = &driver.streams.get(stream)?.joined else { return status.put(NONE) };
         let is_valid = driver.captures.get(joined.capture)?.is_valid;
         status.put(if is_valid { ACTIVE } else { INVALIDATED })

@@ -6,11 +6,15 @@
 //! FADAM_EMULATOR_POOLS    0: devices have no memory pools, so that cudarc allocates by cuMemAlloc
 //! FADAM_EMULATOR_SEED     order of queued work, blocks and warps; 0: in order; 1 by default
 //! FADAM_EMULATOR_DRIVER   the driver's version, 13040 by default; the PTX versions it accepts follow
+//! FADAM_EMULATOR_JIT      221, say: the code that all PTX is refused with, as if the driver could not compile any; 0 by default: none
+//! FADAM_EMULATOR_LAZY     1: PTX loads in any case, and what it is refused with is answered when a function is looked up
+//! FADAM_EMULATOR_CUBIN    1: CUBINs of the device's architecture load; their functions are found and cannot be launched
 //! FADAM_EMULATOR_FAIL     "function:nth:code,…": the nth call of a function answers this code
 //! FADAM_EMULATOR_STUB     1: cuInit answers CUDA_ERROR_STUB_LIBRARY
 //! FADAM_EMULATOR_LEAKS    1: print leaks when a context ends
 //! ```
 
+use super::errors::Code;
 use super::inject::Failure;
 
 /// Settings. Tests change some of them by the control functions.
@@ -22,10 +26,14 @@ pub(super) struct Config {
     pub(super) seed: u64,
     /// 13040 for CUDA 13.4.
     pub(super) version: i32,
+    /// What PTX is refused with.
+    pub(super) jit: Option<Code>,
+    /// PTX is refused when a function is looked up.
+    pub(super) lazy: bool,
+    pub(super) cubin_loads: bool,
     pub(super) failures: Vec<Failure>,
     pub(super) stub: bool,
     pub(super) print_leaks: bool,
-    pub(super) cubin_loads: bool,
 }
 
 impl Config {
@@ -40,10 +48,12 @@ impl Config {
             pools: number(variable("FADAM_EMULATOR_POOLS"), 1) != 0,
             seed: number(variable("FADAM_EMULATOR_SEED"), 1),
             version: number(variable("FADAM_EMULATOR_DRIVER"), 13040),
+            jit: jit(number(variable("FADAM_EMULATOR_JIT"), 0)),
+            lazy: variable("FADAM_EMULATOR_LAZY").is_some_and(|value| value == "1"),
+            cubin_loads: variable("FADAM_EMULATOR_CUBIN").is_some_and(|value| value == "1"),
             failures: variable("FADAM_EMULATOR_FAIL").map(|text| Failure::list(&text)).unwrap_or_default(),
             stub: variable("FADAM_EMULATOR_STUB").is_some_and(|value| value == "1"),
             print_leaks: variable("FADAM_EMULATOR_LEAKS").is_some_and(|value| value == "1"),
-            cubin_loads: false,
         }
     }
 }
@@ -56,6 +66,11 @@ fn refuse(what: &str) -> ! {
 
 fn number<T: std::str::FromStr>(value: Option<String>, default: T) -> T {
     value.map_or(default, |value| value.trim().parse().unwrap_or_else(|_| refuse(&value)))
+}
+
+/// 0: PTX is compiled.
+pub(super) fn jit(code: u32) -> Option<Code> {
+    (code != 0).then_some(Code(code))
 }
 
 fn devices(text: &str) -> Vec<u32> {
@@ -87,17 +102,20 @@ mod tests {
         let config = Config::read(|_| None);
         assert_eq!(config.devices, [80, 90, 100]);
         assert_eq!((config.multiprocessors, config.seed, config.version), (2, 1, 13040));
+        assert_eq!((config.jit, config.lazy, config.cubin_loads), (None, false, false));
         let config = Config::read(|name| {
             Some(
                 match name {
                     "FADAM_EMULATOR_DEVICES" => "none",
                     "FADAM_EMULATOR_FAIL" => "cuMemAllocAsync:3:2,cuLaunchKernel:1:719",
+                    "FADAM_EMULATOR_JIT" => "221",
                     _ => "1",
                 }
                 .to_owned(),
             )
         });
         assert!(config.devices.is_empty() && config.stub && config.print_leaks);
+        assert_eq!((config.jit, config.lazy, config.cubin_loads), (Some(Code(221)), true, true));
         assert_eq!(config.failures.len(), 2);
         assert_eq!(devices("80, 90"), [80, 90]);
         assert_eq!(devices(""), []);

@@ -8,6 +8,7 @@ use std::ffi::c_char;
 use std::fmt::Write as _;
 
 use super::api::{Out, Text, put_text};
+use super::config::jit;
 use super::inject::{Failure, is_named};
 use super::{Driver, lock};
 
@@ -113,6 +114,18 @@ extern "C" fn fadam_emulator_run_blocks(first: u64, count: u64) {
 #[unsafe(no_mangle)]
 extern "C" fn fadam_emulator_set_cubin_loads(loads: bool) {
     lock().config.cubin_loads = loads;
+}
+
+/// The code that all PTX is refused with from now on; 0: none.
+#[unsafe(no_mangle)]
+extern "C" fn fadam_emulator_set_jit(code: u32) {
+    lock().config.jit = jit(code);
+}
+
+/// Whether PTX that is loaded from now on loads in any case, and is refused when a function is looked up.
+#[unsafe(no_mangle)]
+extern "C" fn fadam_emulator_set_lazy(lazy: bool) {
+    lock().config.lazy = lazy;
 }
 
 /// The driver's version, 12080 for CUDA 12.8. What PTX it accepts follows.

@@ -144,7 +144,7 @@ codes! {
 impl Code {
     /// Errors after which a context cannot be used any more.
     pub(super) fn is_sticky(self) -> bool {
-        matches!(self.0, 214 | 220 | 700 | 702 | 710 | 714..=719 | 721 | 911)
+        matches!(self.0, 214 | 220 | 226 | 700 | 702 | 710 | 714..=719 | 721 | 810 | 911)
     }
 }
 

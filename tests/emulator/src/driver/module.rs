@@ -19,6 +19,8 @@ pub(super) struct Module {
 
 enum Contents {
     Ptx(Arc<ptx::Module>),
+    /// PTX that a lazy driver finds out about when a function is looked up.
+    Refused(Refusal),
     /// Names of functions, which cannot be executed.
     Cubin(Vec<String>),
 }
@@ -29,18 +31,20 @@ const INFO_LOG_BUFFER_SIZE_BYTES: u32 = 4;
 const ERROR_LOG_BUFFER: u32 = 5;
 const ERROR_LOG_BUFFER_SIZE_BYTES: u32 = 6;
 
+fn tell((code, why): &Refusal) {
+    eprintln!("fadam-emulator: module refused, {}: {why}", name(code.0));
+}
+
 impl Driver {
     fn load(&mut self, context: u64, image: *const c_void) -> std::result::Result<u64, Refusal> {
         let device = self.device_of(context).map_err(|code| (code, String::new()))?;
         let device = self.devices[device].capability;
         let contents = match Image::read(image)? {
-            Image::Ptx(text) => {
-                check_header(&text, self.config.version, device)?;
-                let module = ptx::Module::parse(&text).map_err(|error| {
-                    (Code::INVALID_PTX, format!("line {}: {}", error.line, error.message))
-                })?;
-                Contents::Ptx(Arc::new(module))
-            }
+            Image::Ptx(text) => match self.compile(&text, device) {
+                Ok(module) => Contents::Ptx(Arc::new(module)),
+                Err(refusal) if self.config.lazy => Contents::Refused(refusal),
+                Err(refusal) => return Err(refusal),
+            },
             Image::Cubin { .. } if !self.config.cubin_loads => {
                 return Err((Code::INVALID_IMAGE, "CUBINs are refused until set_cubin_loads".into()));
             }
@@ -52,12 +56,19 @@ impl Driver {
         Ok(self.modules.insert(Module { context, contents }))
     }
 
+    fn compile(&self, ptx: &str, device: u32) -> std::result::Result<ptx::Module, Refusal> {
+        if let Some(code) = self.config.jit {
+            return Err((code, "no PTX is compiled".into()));
+        }
+        check_header(ptx, self.config.version, device)?;
+        ptx::Module::parse(ptx)
+            .map_err(|error| (Code::INVALID_PTX, format!("line {}: {}", error.line, error.message)))
+    }
+
     fn load_and_tell(&mut self, image: *const c_void) -> std::result::Result<u64, Refusal> {
         let context = self.current().map_err(|code| (code, String::new()))?;
         self.unsafe_in_capture().map_err(|code| (code, String::new()))?;
-        self.load(context, image).inspect_err(|(code, why)| {
-            eprintln!("fadam-emulator: module refused, {}: {why}", name(code.0));
-        })
+        self.load(context, image).inspect_err(tell)
     }
 
     /// A module of the current context.
@@ -73,6 +84,10 @@ impl Driver {
             Contents::Ptx(code) => {
                 let kernel = code.kernels.iter().position(|kernel| kernel.name == name);
                 Body::Ptx { module: Arc::clone(code), kernel: kernel.ok_or(Code::NOT_FOUND)? }
+            }
+            Contents::Refused(refusal) => {
+                tell(refusal);
+                return Err(refusal.0);
             }
             Contents::Cubin(names) => {
                 names.iter().find(|found| *found == name).ok_or(Code::NOT_FOUND)?;

@@ -120,7 +120,10 @@ impl Lowering<'_> {
             Kind::Half => (16, Bank::Word),
             Kind::Word => (32, Bank::Word),
             Kind::Double => (64, Bank::Double),
-            Kind::Predicate if matches!(value, 0 | 1) => (1, Bank::Predicate),
+            // As in C: whatever is not zero is true.
+            Kind::Predicate => {
+                return Ok(self.names.constant(&mut self.code, Bank::Predicate, u64::from(value != 0)));
+            }
             _ => return fail(line, format!("the number {value} as a {kind:?}")),
         };
         if value < -(1 << (bits - 1)) || value >= 1 << bits {

@@ -150,6 +150,8 @@ unsafe extern "C" {
     fn fadam_emulator_leaks(buffer: *mut c_char, len: usize) -> usize;
     pub(crate) safe fn fadam_emulator_run_blocks(first: u64, count: u64);
     pub(crate) safe fn fadam_emulator_set_cubin_loads(loads: bool);
+    pub(crate) safe fn fadam_emulator_set_jit(code: u32);
+    pub(crate) safe fn fadam_emulator_set_lazy(lazy: bool);
     pub(crate) safe fn fadam_emulator_set_driver_version(version: i32);
     pub(crate) safe fn fadam_emulator_set_multiprocessors(count: i32);
     pub(crate) safe fn fadam_emulator_pending() -> u64;
