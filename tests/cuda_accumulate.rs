@@ -84,7 +84,7 @@ fn it_moves_what_it_must_in_one_launch_and_waits_for_nobody() {
         return;
     };
     const LEN: usize = 1 << 16;
-    let gpu = &gpus[1];
+    let gpu = gpu::middle(&gpus);
     let mut sums = [gpu.upload(&[1.0; LEN]), gpu.upload(&[1.0; LEN])];
     let wide = gpu.upload(&[0.5; LEN]);
     let narrow = gpu.stream.clone_htod(&[bf16::from_f32(0.5); LEN]).unwrap();
@@ -96,7 +96,7 @@ fn it_moves_what_it_must_in_one_launch_and_waits_for_nobody() {
             true => [pair(a, &narrow), pair(b, &narrow)],
             false => [pair(a, &wide), pair(b, &wide)],
         };
-        accumulate(Device::Cuda(1), &mut pairs, first).unwrap();
+        accumulate(Device::Cuda(gpu.ordinal), &mut pairs, first).unwrap();
         assert_eq!(emulator.syncs(), 0, "it waits for the device");
         gpu.stream.synchronize().unwrap();
         let launches = emulator.launches();

@@ -8,15 +8,16 @@ mod craft;
 mod emulator;
 #[path = "common/gpu.rs"]
 mod gpu;
+#[path = "common/paths.rs"]
+mod paths;
 mod trajectories;
 
 use craft::Craft;
 use fadam::{Adam, Dtype, FAdam, Master, NonFinite, Optimizer, Simd, Update};
-use gpu::{Gpu, gpus};
+use gpu::gpus;
 use half::bf16;
 use std::fs;
 use std::io::Cursor;
-use std::path::Path;
 use trajectories::{Home, Host, Kept, Trajectory};
 
 fn named(name: &str) -> Trajectory {
@@ -25,7 +26,7 @@ fn named(name: &str) -> Trajectory {
 
 #[test]
 fn each_bit_of_a_seed_matters_as_on_the_cpu() {
-    let _emulator = emulator::find();
+    let _alone = emulator::find();
     let Some(gpus) = gpus() else { return };
     let t = Trajectory { lengths: trajectories::SMALL, steps: 1, ..named("adamw_all_bf16") };
     let inputs = t.inputs();
@@ -40,7 +41,7 @@ fn each_bit_of_a_seed_matters_as_on_the_cpu() {
 /// steps ago as makes the numbers equal modulo 2³² in a step to come.
 fn far_along(optimizer: &mut Optimizer, name: &str) -> Vec<u8> {
     const FAR: u64 = 1 << 32;
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("draws-{name}.safetensors"));
+    let path = paths::scratch(&format!("draws-{name}.safetensors"));
     optimizer.save(&path).unwrap();
     let file = fs::read(&path).unwrap();
     fs::remove_file(path).unwrap();
@@ -56,7 +57,7 @@ fn far_along(optimizer: &mut Optimizer, name: &str) -> Vec<u8> {
 /// Of the step the counter has 32 bits; all else has more.
 #[test]
 fn steps_beyond_32_bits_are_those_of_the_cpu() {
-    let _emulator = emulator::find();
+    let _alone = emulator::find();
     let Some(gpus) = gpus() else { return };
     let fadam = FAdam { eps0: 1e-2, eps_decay: 1e-9, ..FAdam::default() };
     for name in ["adamw_all_bf16", "fadam_remainder"] {
@@ -78,7 +79,7 @@ fn steps_beyond_32_bits_are_those_of_the_cpu() {
 #[test]
 fn a_parameter_behind_thousands_is_rounded_as_on_the_cpu() {
     const BEFORE: usize = 1 << 14;
-    let _emulator = emulator::find();
+    let _alone = emulator::find();
     let Some(gpus) = gpus() else { return };
     fn last<H: Home>(home: &H) -> Vec<bf16> {
         let mut optimizer = home.builder(Optimizer::builder(COIN).master(Master::None)).build().unwrap();
@@ -134,17 +135,15 @@ fn elements_beyond_32_bits_of_draws_have_their_own() {
     const SEED: u64 = 0x0123_4567_89ab_cdef;
     let known = philox([0xa409_3822, 0x299f_31d0], [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]);
     assert_eq!(known, [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1], "Random123's known answer");
-    let emulator = emulator::find();
-    if gpus().is_none() {
-        return;
-    }
-    let Some(emulator) = emulator else {
+    let driver = emulator::find();
+    let Some(gpus) = gpus() else { return };
+    let Some(emulator) = driver.emulated() else {
         println!("skipped: only the emulated driver runs single blocks");
         return;
     };
     let boundary = FAR / 4096 / 4; // four warps a block, a chunk each
     emulator.set_multiprocessors(1 << 21); // enough for a block for every four chunks
-    let gpu = Gpu::new(1);
+    let gpu = gpu::middle(&gpus);
     let builder = Optimizer::builder(COIN).master(Master::None).moments(Dtype::Bf16).seed(SEED);
     let builder = builder.non_finite(NonFinite::Propagate).stream(gpu.stream.clone());
     let mut optimizer = builder.build().unwrap();

@@ -12,7 +12,7 @@ mod gpu;
 mod trajectories;
 
 use args::{FADAM_CHUNK, FADAM_FINALIZE_THREADS, FADAM_FOLD_LANES, FADAM_WARP};
-use emulator::Emulator;
+use emulator::Driver;
 use fadam::{
     Adam, Algorithm, Device, Error, FAdam, FisherAdam, NonFinite, Optimizer, Report, Simd, Tensor, Update,
     global_norm,
@@ -73,20 +73,20 @@ fn noise(len: usize, seed: usize) -> Vec<f32> {
 
 /// One device: tests/cuda_parity.rs goes through all architectures.
 struct Tested {
-    emulator: Option<Emulator>,
+    driver: Driver,
     gpu: Gpu,
 }
 
 impl Tested {
     fn find() -> Option<Self> {
-        let emulator = emulator::find();
+        let driver = emulator::find();
         let gpu = gpus()?.into_iter().next()?;
-        Some(Self { emulator, gpu })
+        Some(Self { driver, gpu })
     }
 
     /// The device, on which blocks and warps run in this order from now on.
     fn in_order(&self, order: usize) -> &Gpu {
-        if let Some(emulator) = &self.emulator {
+        if let Some(emulator) = self.driver.emulated() {
             emulator.set_seed(order as u64);
         }
         &self.gpu

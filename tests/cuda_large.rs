@@ -10,7 +10,7 @@ mod gpu;
 mod trajectories;
 
 use fadam::{Adam, NonFinite, Optimizer, Update};
-use gpu::{Gpu, gpus};
+use gpu::gpus;
 
 /// A chunk, and a bit, beyond 2³²: an index of 32 bits would be too short, with a sign or without.
 const LEN: usize = (1 << 32) + 4096 + 5;
@@ -20,16 +20,14 @@ const WINDOW: usize = (17 << 16) / 4;
 #[test]
 fn the_last_elements_of_a_large_tensor_are_stepped() {
     let driver = emulator::find();
-    if gpus().is_none() {
-        return;
-    }
+    let Some(gpus) = gpus() else { return };
     let Some(emulator) = driver.emulated() else {
         println!("skipped: only the emulated driver runs single blocks");
         return;
     };
     let blocks = LEN.div_ceil(4096).div_ceil(4) as u64; // four warps a block, a chunk each
     emulator.set_multiprocessors(1 << 18); // enough for a block for every four chunks
-    let gpu = Gpu::new(1);
+    let gpu = gpu::middle(&gpus);
     let builder = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone());
     let mut optimizer = builder.non_finite(NonFinite::Propagate).build().unwrap();
     let id = optimizer.register("w", LEN).unwrap();

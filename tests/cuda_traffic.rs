@@ -213,11 +213,11 @@ fn launches_and_bytes_are_what_the_algorithm_needs() {
         "| step | launches | bytes a parameter | with tables | sectors a request |\n|---|---|---|---|---|\n",
     );
     for case in cases() {
-        let counts = count(emulator, &gpus[1], &case, if case.kept.mixed { 2 } else { 1 });
+        let counts = count(emulator, gpu::middle(&gpus), &case, if case.kept.mixed { 2 } else { 1 });
         let launches = sum(&counts, |counts| counts.launches);
         assert_eq!(launches, case.launches, "{}: {counts:?}", case.name);
         // 64 tensors of one chunk: the same launches.
-        let many = count(emulator, &gpus[1], &case, 64);
+        let many = count(emulator, gpu::middle(&gpus), &case, 64);
         assert_eq!(sum(&many, |counts| counts.launches), launches, "{}: {many:?}", case.name);
 
         let sectors = sum(&counts, |counts| counts.sectors_read + counts.sectors_written);

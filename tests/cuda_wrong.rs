@@ -17,7 +17,10 @@ fn a_kernel_that_goes_wrong_is_found() {
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = driver.emulated() else { return };
+    let Some(emulator) = driver.emulated() else {
+        println!("skipped: a real driver fails when it likes, and does not count");
+        return;
+    };
     let gpu = Gpu::new(0);
     let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
     let id = optimizer.register("w", 1000).unwrap();
@@ -45,7 +48,10 @@ fn a_device_that_is_gone_is_found_by_every_call() {
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = driver.emulated() else { return };
+    let Some(emulator) = driver.emulated() else {
+        println!("skipped: a real driver fails when it likes, and does not count");
+        return;
+    };
     type Call = fn(&mut Optimizer) -> Result<(), Error>;
     let calls: [Call; 6] = [
         |optimizer| optimizer.step(&mut []),
@@ -69,7 +75,10 @@ fn every_error_that_ends_a_context_is_known() {
     if gpus().is_none() {
         return;
     }
-    let Some(emulator) = driver.emulated() else { return };
+    let Some(emulator) = driver.emulated() else {
+        println!("skipped: a real driver fails when it likes, and does not count");
+        return;
+    };
     // Of cuda.h: "to continue using CUDA, the process must be terminated and relaunched", or the like.
     const FATAL: [u32; 15] =
         [214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, LAUNCH_FAILED, 721, 810, 911];
@@ -96,7 +105,7 @@ const LAUNCH_FAILED: u32 = 719;
 
 /// An optimizer after a synchronisation of its device that has failed with this error.
 fn dead(emulator: &emulator::Emulator, code: u32) -> (Optimizer, Gpu) {
-    let gpu = Gpu::new(1);
+    let gpu = Gpu::new(0);
     let mut optimizer = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
     optimizer.register("w", 10).unwrap();
     optimizer.step(&mut []).unwrap();

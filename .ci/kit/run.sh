@@ -162,11 +162,24 @@ right() {
     export FADAM_TEST_DEVICE=cuda
     for name in "$kit"/either/*; do check "${name##*/}" 120 "$name" --test-threads=1 --show-output; done
     unset FADAM_TEST_DEVICE
-    for name in "$kit"/cuda/*; do check "${name##*/}_parallel" 120 "$name" --show-output; done
-    export FADAM_TEST_DEVICE=cuda
-    for name in "$kit"/either/*; do check "${name##*/}_parallel" 120 "$name" --show-output; done
-    unset FADAM_TEST_DEVICE
+    # All of them, four programs at a time, each with as many threads as it likes.
+    check parallel 300 bash -c 'together "$@"' together "$kit"/cuda/* "$kit"/either/*
 }
+
+# Ends with how many passed; those that failed are named before.
+together() { # PROGRAM ...
+    printf '%s\n' "$@" | xargs -P 4 -I{} bash -c 'together_one {}' && echo "everything passed: $# programs"
+}
+
+together_one() { # PROGRAM
+    local log
+    export FADAM_TEST_DEVICE=cuda FADAM_TEST_SCRATCH=$FADAM_TEST_SCRATCH/${1##*/}
+    mkdir -p "$FADAM_TEST_SCRATCH"
+    log=$("$1" --show-output 2>&1) && return
+    printf '%s\nFAILED %s\n' "$log" "${1##*/}"
+    return 1
+}
+export -f together together_one
 
 # ---- fast ----
 

@@ -37,6 +37,11 @@ pub(crate) fn gpus() -> Option<Vec<Gpu>> {
     }
 }
 
+/// The one for what one device shows: of the three that are emulated, the sm_90.
+pub(crate) fn middle(gpus: &[Gpu]) -> &Gpu {
+    &gpus[gpus.len() / 2]
+}
+
 impl Gpu {
     /// Its own stream, which nothing else orders.
     pub(crate) fn new(ordinal: usize) -> Self {
