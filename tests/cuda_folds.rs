@@ -55,20 +55,19 @@ fn length(tensor: usize) -> usize {
     if tensor % 59 == 14 { long[tensor / 59 % long.len()] } else { short(tensor) }
 }
 
-/// Chunks of magnitudes so far apart that f64 rounds their sums: else any order of additions gives the same bits. No zeros.
-fn noise(len: usize, seed: usize) -> Vec<f32> {
+/// Numbers in (−1, 1), none of them 0.
+fn random(seed: usize) -> impl Iterator<Item = f32> {
     let mut state = seed as u32 * 2 + 1;
-    let mut next = || {
+    std::iter::repeat_with(move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state >> 8
-    };
-    let mut values = Vec::with_capacity(len);
-    for start in (0..len).step_by(CHUNK) {
-        let scale = 0.5_f32.powi((next() >> 16) as i32 % 27);
-        let value = |_| scale * ((next() as f32 + 0.5) / (1 << 23) as f32 - 1.0);
-        values.extend((start..len.min(start + CHUNK)).map(value));
-    }
-    values
+        ((state >> 8) as f32 + 0.5) / (1 << 23) as f32 - 1.0
+    })
+}
+
+/// Tensors of magnitudes so far apart that f64 rounds the sum of their squares: else any order of additions gives the same bits.
+fn noise(len: usize, seed: usize) -> Vec<f32> {
+    let scale = 0.5_f32.powi((seed * 5 % 27) as i32);
+    random(seed).take(len).map(|x| x * scale).collect()
 }
 
 /// One device: tests/cuda_parity.rs goes through all architectures.
@@ -226,6 +225,20 @@ fn the_norm_of_long_tensors_is_that_of_the_cpu() {
     let lengths = [ROW * CHUNK, 3, (2 * ROW + 1) * CHUNK - 7, 0];
     let gradients: Vec<Vec<f32>> = lengths.iter().zip(0..).map(|(&len, seed)| noise(len, seed)).collect();
     norms_are_those_of_the_cpu(device.in_order(2), &gradients, &[1, 2, 3, 4]);
+}
+
+/// Of each chunk the first element alone is not 0, and in all but the first chunk its square is about half of the last bit of the
+/// sum. The seed is one with which folding neighbours, lanes or threads, gives other bits (tests/mutants.py does both).
+#[test]
+fn partial_sums_are_added_in_the_order_of_the_cpu() {
+    let Some(device) = Tested::find() else { return };
+    for chunks in [ROW, 2 * ROW + 1] {
+        let mut values = vec![0.0; chunks * CHUNK];
+        for (i, x) in random(4).take(chunks).enumerate() {
+            values[i * CHUNK] = if i == 0 { 1.42 } else { x * 0.5_f32.powi(26) };
+        }
+        norms_are_those_of_the_cpu(device.in_order(6), &[values], &[1]);
+    }
 }
 
 /// Lest both leave the same out: of gradients that are 1 throughout it is the root of their number, which no rounding spoils.
