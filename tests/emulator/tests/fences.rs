@@ -262,6 +262,13 @@ fn fences_hand_on_what_came_before_a_barrier() {
         caught(&by_whole_blocks("bar.warp.sync -1;", fence, "", 63), (3, 64), Race, 2, 0);
         passes(&by_whole_blocks("bar.warp.sync -1;", fence, "", 31), (3, 32));
     }
+    // Barriers of a warp do the same within it.
+    let in_a_warp = |before, fence, after| {
+        by_whole_blocks(before, fence, after, 31).replace("bar.sync 0;", "bar.warp.sync -1;")
+    };
+    passes(&in_a_warp("bar.sync 0;", "fence.acq_rel.gpu;", ""), (3, 32));
+    passes(&in_a_warp("membar.gl;\nbar.sync 0;", "", "membar.gl;"), (3, 32));
+    caught(&in_a_warp("bar.sync 0;", "", "membar.gl;"), (3, 32), Race, 2, 0);
     // Fences of all threads, with the barriers between them and the atomic: an order only if sequentially consistent.
     passes(&by_whole_blocks("membar.gl;\nbar.sync 0;", "", "membar.gl;", 63), (3, 64));
     passes(&by_whole_blocks("fence.sc.gpu;\nbar.sync 0;", "", "fence.sc.sys;", 63), (3, 64));

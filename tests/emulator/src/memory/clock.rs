@@ -48,6 +48,7 @@ impl Past {
         self.0.is_none()
     }
 
+    #[inline(never)] // rare, and asked for by what is not
     pub(crate) fn covers(&self, event: &Event, lane: usize) -> bool {
         let Some(clock) = &self.0 else { return false };
         clock.epochs.get(&event.block).is_some_and(|epoch| event.epoch < *epoch)

@@ -57,6 +57,7 @@ impl View<'_> {
     }
 
     /// Whether the access of this tag comes before anything that `lane` does now, or is the lane's own.
+    #[inline]
     fn ordered(&self, tag: u32, lane: usize) -> bool {
         if tag < self.first * LANES as u32 {
             return true;
@@ -79,6 +80,7 @@ impl View<'_> {
     }
 
     /// Whether both are strong, and each has the other in its scope (PTX ISA, morally strong): no race, whatever they do.
+    #[cold]
     fn strong(&self, tag: u32) -> bool {
         let event = self.events.get(tag / LANES as u32);
         match (self.me.strong, event.strong) {
@@ -91,14 +93,21 @@ impl View<'_> {
     }
 
     /// Whether this access stands for the one of the tag: whatever is ordered behind it is ordered behind both, and
-    /// whatever may happen beside it may happen beside both. An atomic has observed the strong writes before it.
+    /// whatever may happen beside it may happen beside both.
+    #[inline(always)]
     fn replaces(&self, tag: u32, lane: usize, access: Access) -> bool {
-        if tag < self.first * LANES as u32 {
-            return true;
+        match self.me.strong {
+            None => self.ordered(tag, lane),
+            Some(scope) => self.strong_replaces(tag, lane, access, scope),
         }
-        let strength = |tag: u32| self.events.get(tag / LANES as u32).strong;
-        (self.ordered(tag, lane) || access == Access::Atomic && self.strong(tag))
-            && (self.me.strong.is_none() || self.me.strong <= strength(tag))
+    }
+
+    #[cold]
+    fn strong_replaces(&self, tag: u32, lane: usize, access: Access, scope: Scope) -> bool {
+        // An atomic has observed the strong writes before it.
+        tag < self.first * LANES as u32
+            || (self.ordered(tag, lane) || access == Access::Atomic && self.strong(tag))
+                && self.events.get(tag / LANES as u32).strong >= Some(scope)
     }
 
     /// Whether two tags are of one warp.
@@ -129,6 +138,18 @@ struct Others {
     first: u32,
     /// By granule, and whether they write.
     tags: HashMap<(usize, bool), Vec<u32>>,
+}
+
+impl Others {
+    /// Those that an access may be in conflict with.
+    fn of(&self, granule: usize, access: Access, view: &View<'_>) -> impl Iterator<Item = u32> {
+        let current = self.first == view.first;
+        let tags = |write: bool| {
+            let wanted = current && (write || access != Access::Read);
+            self.tags.get(&(granule, write)).filter(|_| wanted).into_iter().flatten().copied()
+        };
+        tags(true).chain(tags(false))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -228,16 +249,6 @@ impl Page {
         }
     }
 
-    /// Further ones of this launch or block.
-    fn others(&self, granule: usize, write: bool, view: &View<'_>) -> &[u32] {
-        match &self.others {
-            Some(others) if others.first == view.first => {
-                others.tags.get(&(granule, write)).map_or(&[], Vec::as_slice)
-            }
-            _ => &[],
-        }
-    }
-
     fn add_other(&mut self, granule: usize, access: Access, lane: usize, view: &View<'_>) {
         let fresh = || Box::new(Others { first: view.first, tags: HashMap::new() });
         let others = self.others.get_or_insert_with(fresh);
@@ -251,17 +262,23 @@ impl Page {
 
     /// The tag of an access without an order with this one.
     fn touch(&mut self, granule: usize, access: Access, lane: usize, view: &View<'_>) -> Result<(), u32> {
-        let fine = |tag: &u32| view.ordered(*tag, lane) || view.strong(*tag);
-        let writers = [self.writers[granule], slot(&self.more_writers, granule)];
-        if let Some(tag) = writers.iter().chain(self.others(granule, true, view)).find(|&tag| !fine(tag)) {
-            return Err(*tag);
+        let fine = |tag: u32| view.ordered(tag, lane) || view.strong(tag);
+        for tag in [self.writers[granule], slot(&self.more_writers, granule)] {
+            if !fine(tag) {
+                return Err(tag);
+            }
         }
         if access != Access::Read {
-            let readers = [self.readers[granule], slot(&self.more_readers, granule)];
-            if let Some(tag) = readers.iter().chain(self.others(granule, false, view)).find(|&tag| !fine(tag))
-            {
-                return Err(*tag);
+            for tag in [self.readers[granule], slot(&self.more_readers, granule)] {
+                if !fine(tag) {
+                    return Err(tag);
+                }
             }
+        }
+        if let Some(others) = &self.others
+            && let Some(tag) = others.of(granule, access, view).find(|tag| !fine(*tag))
+        {
+            return Err(tag);
         }
         let (first, second) = match access {
             Access::Read => (&mut self.readers, &mut self.more_readers),
