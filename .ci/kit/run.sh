@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What a GPU says of fadam. On a machine with an NVIDIA GPU, without cargo or network:
 #
-#   bash run.sh right|fast|deep [--out DIR]   (DIR: gpu-results)
+#   bash run.sh right|fast|deep [--out DIR] [--quick]   (DIR: gpu-results)
 #
 # right  is it right? versions; PTX and machine code, loaded lazily and eagerly; the doctor, also without the driver's
-#        compiler; every device test one by one, then in parallel; hashes
+#        compiler; hashes; every device test one by one, then in parallel (--quick: in parallel alone)
 # fast   how fast? the step in every way, single-kernel ceilings, and PyTorch beside it, in turns, twice
 # deep   why? compute-sanitizer's tools, ncu, a tensor of more than 2^32 elements
 #
@@ -16,11 +16,12 @@ set -uo pipefail
 
 refuse() { echo "error: $1" >&2; exit 2; }
 
-stage= out=gpu-results
+stage= out=gpu-results quick=false
 while [ $# -gt 0 ]; do
     case $1 in
     right | fast | deep) stage=$1 ;;
     --out) [ $# -ge 2 ] || refuse "--out needs a folder"; out=$2; shift ;;
+    --quick) quick=true ;;
     --help | -h) sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,$p'; exit ;;
     *) refuse "\`$1\` is no stage: right, fast or deep; see bash run.sh --help" ;;
     esac
@@ -145,7 +146,7 @@ if $emulated; then echo "$stage on an emulated driver: nothing about time follow
 right() {
     nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,memory.total --format=csv >"$out/logs/right-gpu.log" 2>&1
     ldconfig -p 2>/dev/null | grep -E 'libcuda\.|nvrtc|ptxjit' >"$out/logs/right-libraries.log"
-    local loading name elements=1048576
+    local loading elements=1048576
     $emulated && elements=4096
     for loading in LAZY EAGER; do
         CUDA_MODULE_LOADING=$loading check "doctor_${loading,,}" 100 "$kit/bin/doctor" --elements $elements --seconds 0.1
@@ -158,12 +159,21 @@ right() {
         fi
     done
     check same_bits 100 python3 "$kit/tests/same_bits.py" "$kit/bin/replay"
+    if $quick; then
+        left_out "one by one" "--quick was given"
+    else
+        one_by_one
+    fi
+    # All of them, four programs at a time, each with as many threads as it likes.
+    check parallel 300 bash -c 'together "$@"' together "$kit"/cuda/* "$kit"/either/*
+}
+
+one_by_one() {
+    local name
     for name in "$kit"/cuda/*; do check "${name##*/}" 120 "$name" --test-threads=1 --show-output; done
     export FADAM_TEST_DEVICE=cuda
     for name in "$kit"/either/*; do check "${name##*/}" 120 "$name" --test-threads=1 --show-output; done
     unset FADAM_TEST_DEVICE
-    # All of them, four programs at a time, each with as many threads as it likes.
-    check parallel 300 bash -c 'together "$@"' together "$kit"/cuda/* "$kit"/either/*
 }
 
 # Ends with how many passed; those that failed are named before.
