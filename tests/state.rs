@@ -1,9 +1,9 @@
 //! One promise: a run that is saved, and continued by a new optimizer from the file, has the bits of one that went on:
 //! every algorithm, group, skipped step, parameter that takes no part, and from each device to each.
 
+#[cfg(feature = "cuda")]
 #[path = "common/gpu.rs"]
 mod gpu;
-#[cfg(feature = "cuda")]
 #[path = "common/paths.rs"]
 mod paths;
 mod trajectories;
