@@ -135,6 +135,10 @@ fn atomics_that_release_and_acquire() {
     ] {
         count(right).passes();
     }
+    // What a thread writes behind its release is not released.
+    let behind = "st.global.u32 [%d3+4], 8;";
+    LastBlock { behind, ..count("atom.acq_rel.gpu.global.add.u32 %w3, [%d0], 1;") }.caught();
+    LastBlock { behind, acquire: FENCE, ..count("atom.release.gpu.global.add.u32 %w3, [%d0], 1;") }.caught();
     count("atom.relaxed.gpu.global.add.u32 %w3, [%d0], 1;").caught();
     count("atom.release.gpu.global.add.u32 %w3, [%d0], 1;").caught();
     count("atom.acquire.gpu.global.add.u32 %w3, [%d0], 1;").caught();
