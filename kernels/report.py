@@ -59,6 +59,13 @@ for power in (0, 1):
 VARIANTS.append(("Fisher", "", "fisher.cu", ["FADAM_NORMS=0"]))
 VARIANTS.append(("Accumulate", "", "accumulate.cu", ["FADAM_NORMS=0"]))
 
+
+
+def is_optimizer(variant):
+    """Whether it is compiled for what is kept in bf16 and averaged, too."""
+    return variant[2] in ("adam.cu", "fadam.cu", "fisher_adam.cu")
+
+
 # Kept of src/cuda/module.rs: what parameters and moments are kept as, each word a definition that is 0 or 1. The variants
 # above are of f32 alone; what is no sweep of an optimizer is compiled for nothing else.
 KEPT = ["FADAM_BF16_PARAMETERS", "FADAM_BF16_MOMENTS", "FADAM_STOCHASTIC", "FADAM_EMA"]
@@ -174,12 +181,15 @@ class Kernel:
 
 
 class Tools:
-    def __init__(self, nvidia):
-        find = lambda pattern: next(iter(sorted(Path(nvidia).glob(pattern))), None)
-        library = find("*/lib/libnvrtc.so.1*")
-        self.cuobjdump, self.nvdisasm = find("*/bin/cuobjdump"), find("*/bin/nvdisasm")
-        if not (library and self.cuobjdump and self.nvdisasm):
-            sys.exit(f"{nvidia} lacks NVRTC, cuobjdump or nvdisasm")
+    """NVRTC out of one folder of wheels, and what reads its machine code, perhaps out of another."""
+
+    def __init__(self, nvidia, compiler=None):
+        find = lambda folder, pattern: next(iter(sorted(Path(folder).glob(pattern))), None)
+        library, builtins = (find(compiler or nvidia, f"*/lib/{name}.so.1*") for name in ("libnvrtc", "libnvrtc-builtins"))
+        self.cuobjdump, self.nvdisasm = find(nvidia, "*/bin/cuobjdump"), find(nvidia, "*/bin/nvdisasm")
+        if not (library and builtins and self.cuobjdump and self.nvdisasm):
+            sys.exit(f"{compiler or nvidia} lacks NVRTC, or {nvidia} cuobjdump or nvdisasm")
+        ctypes.CDLL(str(builtins))  # by its name alone some versions of NVRTC do not find it
         self.nvrtc = ctypes.CDLL(str(library))
         major, minor, count = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         self.call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
@@ -434,9 +444,9 @@ def beside(results):
         yield f"| {name} | {registers} | {occupancy(registers, 90):.0f} | {loads} | {stores} |"
 
 
-def document(lines):
-    """docs/kernels.md with these tables in it."""
-    begin, end = "<!-- report -->\n", "<!-- /report -->"
+def document(lines, name):
+    """docs/kernels.md with these lines where it has this name."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     before, rest = DOCUMENT.read_text().split(begin)
     return before + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1]
 
@@ -481,7 +491,7 @@ def main():
         return ptx, resources(tools.disassemble(cubin, tools.usage)[0])
 
     kept = {}
-    optimizers = [variant for variant in VARIANTS if variant[2] in ("adam.cu", "fadam.cu", "fisher_adam.cu")]
+    optimizers = [variant for variant in VARIANTS if is_optimizer(variant)]
     jobs = [(variant, way, architecture) for way in kept_ways() for variant in optimizers for architecture in known
             if architecture == ONE or variant[0] in EVERYWHERE]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -502,7 +512,7 @@ def main():
     if failures:
         sys.exit(1)
     shown, others = ([a for a in some if a in known] for some in (SHOWN, OTHERS))
-    text = document(tables(results, kept, tools, shown, others, missing))
+    text = document(tables(results, kept, tools, shown, others, missing), "report")
     if arguments.write:
         DOCUMENT.write_text(text)
     elif text != DOCUMENT.read_text():

@@ -29,8 +29,12 @@ STATE_TESTS = ["state_mismatch", "state_files", "state_hostile", "cuda_state", "
 CUDA_TESTS = ["cuda_large", "cuda_folds", "cuda_draws", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 CUDA_BF16_TESTS = ["cuda_parity bf16"]
 CUDA_COUNT_TESTS = ["coordinates"]
+<<<<<<< ours
 CUDA_FOLD_TESTS = ["cuda_folds"]
 CUDA_DRAW_TESTS = ["cuda_draws"]
+=======
+CUDA_LOAD_TESTS = ["cuda_wrong", "cuda_cubin"]
+>>>>>>> theirs
 LIMIT = 600  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
@@ -362,8 +366,8 @@ MUTANTS = [
 ELEMENT, SWEEP, FINALIZE, NORM_CU, ADAM_CU, FADAM_CU, FADAM_CUH, FISHER_CU = (
     f"kernels/{name}" for name in (
         "element.cuh", "sweep.cuh", "finalize.cuh", "norm.cu", "adam.cu", "fadam.cu", "fadam.cuh", "fisher_adam.cu"))
-CUDA, TABLE, LAUNCH, BUFFER, TENSOR, CUDA_SUM = (
-    f"src/cuda/{name}.rs" for name in ("mod", "table", "step", "buffer", "tensor", "accumulate"))
+CUDA, TABLE, LAUNCH, BUFFER, TENSOR, CUDA_SUM, LOAD = (
+    f"src/cuda/{name}.rs" for name in ("mod", "table", "step", "buffer", "tensor", "accumulate", "load"))
 SUM_CU = "kernels/accumulate.cu"
 BARRIER = "    __syncthreads();\n"
 WRITE_SLICE = """impl<T: Element> Writable for CudaSlice<T> {
@@ -429,6 +433,7 @@ CUDA_MUTANTS = [
     ("cuda graph: of anything", BUFFER, "if capturing(stream)? {", "if capturing(stream)? && stream.cu_stream().is_null() {"),
     ("cuda graph: joins what is outside", TENSOR, "if capturing(stream)? {", "if capturing(stream)? && stream.cu_stream().is_null() {"),
     ("cuda alarm: not looked at", CUDA, "return Ok(Some(failed));", "let _ = failed;"),
+    ("cuda graph: spoiled by a refused step", CUDA, "other => other.map(|_| ()),", "_ => self.stream.synchronize(),"),
     ("cuda graph: its tables freed", TABLE, "self.retired.extend(old);\n        }\n        self.scratch_captured",
      "}\n        self.scratch_captured"),
     ("cuda graph: its tables overwritten", TABLE, "self.renew_scratch(self.layout)?;", ""),
@@ -490,6 +495,14 @@ CUDA_BF16_MUTANTS = [
 ]
 
 # Of what FAdam counts: its test alone, on the GPU.
+CUDA_LOAD_MUTANTS = [
+    ("cuda load: kernels are not looked up", LOAD, "for kernel in kernels {", "for kernel in &kernels[..0] {"),
+    ("cuda load: no compiler of PTX", LOAD, "    CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND,", "    CUresult::CUDA_ERROR_INVALID_PTX,"),
+    ("cuda load: every error is of PTX", LOAD, "if NOT_COMPILED.contains(&error.0) =>", "if error.0 != CUresult::CUDA_SUCCESS =>"),
+    ("cuda load: every driver is too old", LOAD, "_ if driver.is_some() && compiler > driver =>", "_ if driver.is_some() =>"),
+    ("cuda load: an error that ends a context", CUDA, "226, // CONTAINED", "225,"),
+]
+
 CUDA_COUNT_MUTANTS = [
     ("cuda coordinates: beyond the tensor", FADAM_CU,
      "if (k < chunk.rest) counts.add(scalars, place);\n#endif\n#if", "counts.add(scalars, place);\n#endif\n#if"),
@@ -707,8 +720,12 @@ def main():
 
     rows = [(chosen(MUTANTS), TESTS), (chosen(CUDA_MUTANTS), CUDA_TESTS),
             (chosen(CUDA_BF16_MUTANTS), CUDA_BF16_TESTS), (chosen(CUDA_COUNT_MUTANTS), CUDA_COUNT_TESTS),
+<<<<<<< ours
             (chosen(CUDA_FOLD_MUTANTS), CUDA_FOLD_TESTS), (chosen(CUDA_DRAW_MUTANTS), CUDA_DRAW_TESTS),
             (chosen(STATE_MUTANTS), STATE_TESTS),
+=======
+            (chosen(CUDA_LOAD_MUTANTS), CUDA_LOAD_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS),
+>>>>>>> theirs
             (chosen(TORCH_MUTANTS), TORCH_TESTS)]
     copy_tree()
     bad = sum(kill(mutants, tests) for mutants, tests in rows)
