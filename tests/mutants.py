@@ -29,12 +29,9 @@ STATE_TESTS = ["state_mismatch", "state_files", "state_hostile", "cuda_state", "
 CUDA_TESTS = ["cuda_large", "cuda_folds", "cuda_draws", "cuda_graph", "cuda_schedule", "cuda_accumulate", "cuda_order", "cuda_faults", "cuda_wrong", "cuda_traffic", "cuda_parity"]
 CUDA_BF16_TESTS = ["cuda_parity bf16"]
 CUDA_COUNT_TESTS = ["coordinates"]
-<<<<<<< ours
 CUDA_FOLD_TESTS = ["cuda_folds"]
 CUDA_DRAW_TESTS = ["cuda_draws"]
-=======
 CUDA_LOAD_TESTS = ["cuda_wrong", "cuda_cubin"]
->>>>>>> theirs
 LIMIT = 600  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
@@ -720,12 +717,8 @@ def main():
 
     rows = [(chosen(MUTANTS), TESTS), (chosen(CUDA_MUTANTS), CUDA_TESTS),
             (chosen(CUDA_BF16_MUTANTS), CUDA_BF16_TESTS), (chosen(CUDA_COUNT_MUTANTS), CUDA_COUNT_TESTS),
-<<<<<<< ours
             (chosen(CUDA_FOLD_MUTANTS), CUDA_FOLD_TESTS), (chosen(CUDA_DRAW_MUTANTS), CUDA_DRAW_TESTS),
-            (chosen(STATE_MUTANTS), STATE_TESTS),
-=======
             (chosen(CUDA_LOAD_MUTANTS), CUDA_LOAD_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS),
->>>>>>> theirs
             (chosen(TORCH_MUTANTS), TORCH_TESTS)]
     copy_tree()
     bad = sum(kill(mutants, tests) for mutants, tests in rows)
