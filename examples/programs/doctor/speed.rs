@@ -25,7 +25,7 @@ pub(crate) fn measure(device: Device, elements: usize, seconds: f64) -> Result<S
                 let before = stream.record_event(timing).context("cannot record an event")?;
                 optimizer.step(&mut [Update::new(id, &mut target.view_mut(), &source.view())])?;
                 let after = stream.record_event(timing).context("cannot record an event")?;
-                Ok(f64::from(before.elapsed_ms(&after).context("cannot time a step")?) * 1e-3)
+                gpu::seconds(&before, &after)
             })?
         }
         _ => timed(seconds, || {

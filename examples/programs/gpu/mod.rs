@@ -2,9 +2,15 @@
 #![allow(dead_code)] // each uses its part
 
 use anyhow::{Context, Result, bail};
-use fadam::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
+use fadam::cuda::cudarc::driver::sys::{self, CUevent, CUresult};
+use fadam::cuda::cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr,
+};
 use fadam::{Device, Dtype, Tensor, TensorMut};
 use half::bf16;
+use std::ffi::c_void;
+use std::mem::transmute;
+use std::ptr::null_mut;
 use std::sync::Arc;
 
 /// A GPU's name for people: `cuda:0, NVIDIA H100 80GB HBM3`. None of the CPU.
@@ -19,6 +25,26 @@ pub(crate) fn stream(ordinal: usize) -> Result<Arc<CudaStream>> {
     // The optimizer has been built there: the driver is usable.
     let context = CudaContext::new(ordinal).with_context(|| format!("cannot open cuda:{ordinal}"))?;
     Ok(context.default_stream())
+}
+
+/// Seconds between two events, for the later of which this waits. Not by cudarc's `elapsed_ms`: its
+/// `cuEventElapsedTime_v2` is missing from drivers below CUDA 12.8, and a missing function panics.
+pub(crate) fn seconds(before: &CudaEvent, after: &CudaEvent) -> Result<f64> {
+    type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
+    const SINCE: i32 = 12_000;
+    after.synchronize().context("the work before an event has failed")?;
+    let (mut function, mut milliseconds) = (null_mut(), 0.0);
+    // SAFETY: a name, and a place for the answer; the driver's own answer is not asked for.
+    let found = unsafe {
+        sys::cuGetProcAddress_v2(c"cuEventElapsedTime".as_ptr(), &raw mut function, SINCE, 0, null_mut())
+    };
+    found.result().context("the driver cannot tell the time between events")?;
+    // SAFETY: the type is that of cuda.h for this function, in every version.
+    let elapsed = unsafe { transmute::<*mut c_void, Elapsed>(function) };
+    // SAFETY: two events that have been recorded.
+    let code = unsafe { elapsed(&raw mut milliseconds, before.cu_event(), after.cu_event()) };
+    code.result().context("cannot read an event")?;
+    Ok(f64::from(milliseconds) * 1e-3)
 }
 
 /// A tensor on a GPU, perhaps an empty one, which the driver does not know.

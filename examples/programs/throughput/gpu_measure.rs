@@ -1,17 +1,15 @@
 //! Step and ceiling on a GPU, in turns, timed by the device's own events.
 
 use crate::case::Case;
+use crate::gpu;
 use crate::gpu_ceiling::Ceiling;
 use crate::gpu_graph::Graph;
 use crate::gpu_step::Step;
 use crate::measure::{Measured, Medians, median};
 use crate::options::Stream;
 use anyhow::{Context, Result};
-use fadam::cuda::cudarc::driver::sys::{self, CUevent, CUevent_flags, CUresult};
-use fadam::cuda::cudarc::driver::{CudaEvent, CudaStream};
-use std::ffi::c_void;
-use std::mem::transmute;
-use std::ptr::null_mut;
+use fadam::cuda::cudarc::driver::CudaStream;
+use fadam::cuda::cudarc::driver::sys::CUevent_flags;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,25 +86,5 @@ fn timed(stream: &Arc<CudaStream>, mut run: impl FnMut() -> Result<()>) -> Resul
     let before = event()?;
     (0..STEPS).try_for_each(|_| run())?;
     let after = event()?;
-    after.synchronize().context("a step has failed")?;
-    Ok(f64::from(milliseconds(&before, &after)?) * 1e-3 / STEPS as f64)
-}
-
-/// Between two events that have happened. Not by cudarc's `elapsed_ms`: its `cuEventElapsedTime_v2` is missing from drivers
-/// below CUDA 12.8, and a missing function panics.
-fn milliseconds(before: &CudaEvent, after: &CudaEvent) -> Result<f32> {
-    type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
-    const SINCE: i32 = 12_000;
-    let (mut function, mut milliseconds) = (null_mut(), 0.0);
-    // SAFETY: a name, and a place for the answer; the driver's own answer is not asked for.
-    let found = unsafe {
-        sys::cuGetProcAddress_v2(c"cuEventElapsedTime".as_ptr(), &raw mut function, SINCE, 0, null_mut())
-    };
-    found.result().context("the driver cannot tell the time between events")?;
-    // SAFETY: the type is that of cuda.h for this function, in every version.
-    let elapsed = unsafe { transmute::<*mut c_void, Elapsed>(function) };
-    // SAFETY: two events that have been recorded.
-    let code = unsafe { elapsed(&raw mut milliseconds, before.cu_event(), after.cu_event()) };
-    code.result().context("cannot read an event")?;
-    Ok(milliseconds)
+    Ok(gpu::seconds(&before, &after)? / STEPS as f64)
 }

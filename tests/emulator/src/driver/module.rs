@@ -46,7 +46,10 @@ impl Driver {
                 Err(refusal) => return Err(refusal),
             },
             Image::Cubin { .. } if !self.config.cubin_loads => {
-                return Err((Code::INVALID_IMAGE, "CUBINs are refused until FADAM_EMULATOR_CUBIN or set_cubin_loads".into()));
+                return Err((
+                    Code::INVALID_IMAGE,
+                    "CUBINs are refused until FADAM_EMULATOR_CUBIN or set_cubin_loads".into(),
+                ));
             }
             Image::Cubin { arch, .. } if !cubin_fits(arch, device) => {
                 return Err((Code::NO_BINARY_FOR_GPU, format!("a CUBIN of sm_{arch} on sm_{device}")));
