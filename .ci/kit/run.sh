@@ -286,7 +286,7 @@ deep() {
         done
     fi
     if $emulated; then
-        left_out large "an emulated device has no room for it"
+        left_out large "an emulated device takes hours for it"
     else
         check large 200 "$kit/bin/doctor" --large --elements 1048576 --seconds 0.1
     fi

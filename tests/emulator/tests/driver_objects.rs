@@ -30,7 +30,7 @@ fn devices() {
         // SAFETY: the function wrote a NUL-terminated name.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) };
         assert_eq!(name.to_str().unwrap(), format!("fadam emulated sm_{capability}"));
-        assert_eq!(get!(cuDeviceTotalMem_v2(device)), 80_usize << 30);
+        assert_eq!(get!(cuDeviceTotalMem_v2(device)), 512_usize << 30);
         let attribute = |wanted| -> i32 { get!(cuDeviceGetAttribute(wanted, device)) };
         assert_eq!(attribute(75) * 10 + attribute(76), capability);
         assert_eq!((attribute(1), attribute(10), attribute(16), attribute(115)), (1024, 32, 2, 1));
