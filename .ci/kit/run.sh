@@ -165,7 +165,7 @@ right() {
         one_by_one
     fi
     # All of them, four programs at a time, each with as many threads as it likes.
-    check parallel 300 bash -c 'together "$@"' together "$kit"/cuda/* "$kit"/either/*
+    check parallel 500 bash -c 'together "$@"' together "$kit"/cuda/* "$kit"/either/*
 }
 
 one_by_one() {
