@@ -197,7 +197,11 @@ export -f together together_one
 steps() { # NAME ROUND ARGUMENT ...: of throughput, whose rows go into the results
     local name=$1 round=$2
     shift 2
-    check "$name" 100 "$kit/bin/throughput" --device cuda --json --seconds $seconds --stream default "$@" || return
+    case " $* " in
+    *" --stream "*) ;;
+    *) set -- --stream default "$@" ;;
+    esac
+    check "$name" 100 "$kit/bin/throughput" --device cuda --json --seconds $seconds "$@" || return
     sed -n "s/^{/{\"what\":\"step\",\"library\":\"fadam\",\"round\":$round,/p" "$out/logs/fast-$name.log" >>"$results"
 }
 
