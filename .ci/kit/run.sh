@@ -130,6 +130,7 @@ emulated=false
 case $card in "fadam emulated"*) emulated=true ;; esac
 torch=$(python3 -c 'import cupy, torch; print(torch.__version__)' 2>/dev/null)
 driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
+driver=${driver:-unknown} # without nvidia-smi
 {
     printf '{"what":"machine","stage":"%s","card":%s,' "$stage" "$(text <<<"$card")"
     printf '"compute_capability":"%s",' "$(found 's/.*compute capability \([0-9.]*\).*/\1/p')"
@@ -138,7 +139,7 @@ driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null
     printf '"torch":%s,' "$([ -n "$torch" ] && text <<<"$torch" || echo null)"
     printf '"commit":%s,"date":"%s","emulated":%s}\n' "$(text <"$kit/COMMIT")" "$(date -u +%F)" "$emulated"
 } >>"$results"
-echo "$stage on $card, driver ${driver:-?} (CUDA $(found 's/^driver *CUDA //p')), NVRTC $nvrtc, fadam $(cat "$kit/COMMIT")" | tee -a "$summary"
+echo "$stage on $card, driver $driver (CUDA $(found 's/^driver *CUDA //p')), NVRTC $nvrtc, fadam $(cat "$kit/COMMIT")" | tee -a "$summary"
 if $emulated; then echo "$stage on an emulated driver: nothing about time follows" | tee -a "$summary"; fi
 
 # ---- right ----
