@@ -491,7 +491,7 @@ CUDA_BF16_MUTANTS = [
      "self.earlier = Some(kernels);"),
 ]
 
-# Of what FAdam counts: its test alone, on the GPU.
+# Of loading kernels, and of errors that end a context.
 CUDA_LOAD_MUTANTS = [
     ("cuda load: kernels are not looked up", LOAD, "for kernel in kernels {", "for kernel in &kernels[..0] {"),
     ("cuda load: no compiler of PTX", LOAD, "    CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND,", "    CUresult::CUDA_ERROR_INVALID_PTX,"),
@@ -500,6 +500,7 @@ CUDA_LOAD_MUTANTS = [
     ("cuda load: an error that ends a context", CUDA, "226, // CONTAINED", "225,"),
 ]
 
+# Of what FAdam counts: its test alone, on the GPU.
 CUDA_COUNT_MUTANTS = [
     ("cuda coordinates: beyond the tensor", FADAM_CU,
      "if (k < chunk.rest) counts.add(scalars, place);\n#endif\n#if", "counts.add(scalars, place);\n#endif\n#if"),

@@ -339,7 +339,7 @@ def paragraph(cards):
     if not cards:
         return prose(
             "**No GPU has run this code yet, only an emulated one, and nothing is claimed about its time on a GPU.** Please run "
-            "`bash .ci/gpu` on yours and send what it writes, a success too: [how, and what is predicted](docs/gpu.md)."
+            "`bash .ci/gpu` on yours and send what it writes, successful runs included: [how, and what is predicted](docs/gpu.md)."
         )
     latest = {card.name: card for card in sorted(cards, key=lambda card: card.date())}
     ran = "; ".join(f"{cell(card.name)} ({tally(card)}{headline(card)})" for card in latest.values())

@@ -20,11 +20,15 @@ pub(crate) fn describe(device: Device) -> Result<Option<String>> {
     Ok(gpu.map(|gpu| format!("{device}, {}", gpu.name)))
 }
 
+/// A GPU's primary context.
+pub(crate) fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
+    // The driver has been found usable: an optimizer has been built there, or its devices listed.
+    CudaContext::new(ordinal).with_context(|| format!("cannot open cuda:{ordinal}"))
+}
+
 /// The default stream of a GPU, on which an optimizer there works too.
 pub(crate) fn stream(ordinal: usize) -> Result<Arc<CudaStream>> {
-    // The optimizer has been built there: the driver is usable.
-    let context = CudaContext::new(ordinal).with_context(|| format!("cannot open cuda:{ordinal}"))?;
-    Ok(context.default_stream())
+    Ok(context(ordinal)?.default_stream())
 }
 
 /// Seconds between two events, for the later of which this waits. Not by cudarc's `elapsed_ms`: its

@@ -5,7 +5,7 @@ use crate::gpu::{self, OnGpu, Values};
 use crate::options::Stream;
 use crate::step::{algorithm, builder, values};
 use anyhow::{Context, Result};
-use fadam::cuda::cudarc::driver::{CudaContext, CudaStream};
+use fadam::cuda::cudarc::driver::CudaStream;
 use fadam::{Device, Dtype, Optimizer, ParameterId, Update};
 use std::sync::Arc;
 
@@ -24,8 +24,7 @@ impl Step {
             Stream::Default => (builder.device(Device::Cuda(ordinal)).build()?, gpu::stream(ordinal)?),
             Stream::Own | Stream::Graph => {
                 fadam::cuda::devices()?; // a missing driver is an error, where cudarc would panic
-                let context =
-                    CudaContext::new(ordinal).with_context(|| format!("cannot open cuda:{ordinal}"))?;
+                let context = gpu::context(ordinal)?;
                 if on == Stream::Graph {
                     // SAFETY: all work of this context is on the one stream made below.
                     unsafe { context.disable_event_tracking() };
