@@ -55,24 +55,28 @@ fi
 [ -e "$kit/COMMIT" ] || refuse "$here has neither kit.tar.xz nor kit: bash .ci/gpu pack makes them"
 
 # NVRTC: where the loader looks, in pip's folders, in a toolkit. Before what LD_LIBRARY_PATH holds, so that its parts match.
-nvrtc() {
+has_nvrtc() { compgen -G "$1/libnvrtc.so*" >/dev/null; } # FOLDER
+
+use_first() { # FOLDER ...
     local folder
-    IFS=:
-    for folder in ${LD_LIBRARY_PATH:-}; do
-        compgen -G "$folder/libnvrtc.so*" >/dev/null && { unset IFS; return; }
+    for folder in "$@"; do
+        has_nvrtc "$folder" || continue
+        export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+        return
     done
-    unset IFS
-    local pip
-    pip=$(python3 -c 'import nvidia; print("\n".join(nvidia.__path__))' 2>/dev/null)
-    for folder in "$pip"/cu13/lib "$pip"/cuda_nvrtc/lib; do
-        compgen -G "$folder/libnvrtc.so*" >/dev/null && { export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}; return; }
-    done
-    ldconfig -p 2>/dev/null | grep -q 'libnvrtc\.so' && return
-    for folder in ${CUDA_HOME:+"$CUDA_HOME/lib64"} /usr/local/cuda/lib64 /usr/local/cuda-*/lib64; do
-        compgen -G "$folder/libnvrtc.so*" >/dev/null && { export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}; return; }
-    done
+    return 1
 }
-nvrtc
+
+find_nvrtc() {
+    local folder pip listed
+    IFS=: read -ra listed <<<"${LD_LIBRARY_PATH:-}"
+    for folder in "${listed[@]}"; do has_nvrtc "$folder" && return; done
+    pip=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2>/dev/null)
+    use_first "$pip"/cu13/lib "$pip"/cuda_nvrtc/lib && return
+    ldconfig -p 2>/dev/null | grep -q 'libnvrtc\.so' && return
+    use_first ${CUDA_HOME:+"$CUDA_HOME/lib64"} /usr/local/cuda/lib64 /usr/local/cuda-*/lib64
+}
+find_nvrtc
 export FADAM_REQUIRE_DEVICE=1 RUST_BACKTRACE=1 PYTHONUNBUFFERED=1
 export FADAM_TEST_ROOT=$kit FADAM_TEST_SCRATCH=$out/scratch
 mkdir -p "$FADAM_TEST_SCRATCH"
