@@ -1,5 +1,6 @@
 //! Gradient accumulation over micro-batches.
 
+use crate::environment::with_default_environment;
 use crate::optimizer::{Span, find_alias};
 use crate::tensor::Location;
 use crate::{Device, Dtype, Error, Tensor, TensorMut};
@@ -60,7 +61,7 @@ pub fn accumulate(
             };
             refuse_aliases(&pairs.iter().map(pair).collect::<Vec<_>>())?;
             // SAFETY: checked just now; the pairs borrow their memory.
-            unsafe { crate::cpu::accumulate(pairs, first) };
+            with_default_environment(|| unsafe { crate::cpu::accumulate(pairs, first) });
             Ok(())
         }
         #[cfg(feature = "cuda")]

@@ -118,6 +118,8 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// State is matched by names, and this optimizer has none: it was made by `candle_nn::Optimizer::new`.
+    Unnamed,
     /// The system has no memory for the optimizer's state.
     OutOfMemory {
         /// The parameter.
@@ -185,6 +187,10 @@ impl fmt::Display for Error {
             Self::Unavailable { what, remedy } => write!(f, "{what} is not available: {remedy}"),
             Self::State { path, what } => write!(f, "state file {}: {what}", path.display()),
             Self::Io { path, doing, source } => write!(f, "{doing} {} failed: {source}", path.display()),
+            Self::Unnamed => f.write_str(
+                "state belongs to names, and this optimizer knows its variables by their places in a list alone, which may \
+                 differ in another run; make it by fadam::candle::Optimizer::from_varmap, or from_named",
+            ),
             Self::OutOfMemory { name, bytes } => {
                 write!(f, "no memory for `{name}` ({bytes} bytes)")
             }

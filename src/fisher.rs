@@ -4,6 +4,7 @@ use crate::algorithm::non_negative_f32;
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::environment::with_default_environment;
 use crate::tensor::Location;
 use crate::{Device, Dtype, Error, Tensor, TensorMut};
 
@@ -67,7 +68,7 @@ impl EmpiricalFisher {
         match &mut self.sum {
             Sum::Cpu(sum) => {
                 gradients.place.check(Location::Cpu, NAME)?;
-                cpu::fisher_accumulate(sum, &gradients);
+                with_default_environment(|| cpu::fisher_accumulate(sum, &gradients));
             }
             #[cfg(feature = "cuda")]
             Sum::Cuda(sum) => {
@@ -90,7 +91,8 @@ impl EmpiricalFisher {
     /// On a GPU [`Error::Cuda`].
     pub fn diagonal(&self) -> Result<Vec<f32>, Error> {
         let samples = self.samples.max(1) as f64;
-        let mean = |sum: &[f64]| sum.iter().map(|sum| (sum / samples) as f32).collect();
+        let mean =
+            |sum: &[f64]| with_default_environment(|| sum.iter().map(|sum| (sum / samples) as f32).collect());
         match &self.sum {
             Sum::Cpu(sum) => Ok(mean(sum)),
             #[cfg(feature = "cuda")]
@@ -138,6 +140,20 @@ pub fn natural_gradient_step<'a>(
     damping: f64,
 ) -> Result<(), Error> {
     let (parameter, gradient, fisher) = (parameter.into(), gradient.into(), fisher.into());
+    with_default_environment(|| {
+        checked_step(device, parameter, gradient, fisher, learning_rate, power, damping)
+    })
+}
+
+fn checked_step(
+    device: Device,
+    parameter: TensorMut<'_>,
+    gradient: Tensor<'_>,
+    fisher: Tensor<'_>,
+    learning_rate: f64,
+    power: FisherPower,
+    damping: f64,
+) -> Result<(), Error> {
     non_negative_f32("learning_rate", learning_rate)?;
     non_negative_f32("damping", damping)?;
     for (role, found) in [("gradient", gradient.len()), ("fisher", fisher.len())] {

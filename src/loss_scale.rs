@@ -20,6 +20,8 @@ const MAX: f64 = 1.0 / MIN;
 /// Unlike PyTorch's, the scale is an f64 and stays within [2⁻¹²⁶, 2¹²⁶], where its inverse is a normal f32 too: a backoff
 /// ends at the floor, and a growth beyond the ceiling is left out.
 ///
+/// For one loss with several optimizers there is [`LossScaler`](crate::LossScaler).
+///
 /// It needs the finite check: [`NonFinite::Skip`](crate::NonFinite) or `Error`. A fixed scale is
 /// [`set_grad_scale`](crate::Optimizer::set_grad_scale), by which gradients are divided as well.
 ///
@@ -96,6 +98,7 @@ mod tests {
         let policy = Policy {
             max_grad_norm: None,
             grad_scale: 1.0,
+            shared_scale: 1.0,
             non_finite: NonFinite::Skip,
             norms: false,
             kappa: None,

@@ -1,6 +1,7 @@
 //! The global norm on its own.
 
 use crate::cpu::sum_of_squares;
+use crate::environment::with_default_environment;
 use crate::tensor::Location;
 use crate::{Device, Error, Tensor};
 
@@ -21,7 +22,7 @@ use crate::{Device, Error, Tensor};
 /// [`Error::Device`] for a tensor of another device, named by its index; on a GPU [`Error::Unavailable`],
 /// [`Error::Compile`], [`Error::Cuda`].
 pub fn global_norm(device: Device, tensors: &[Tensor<'_>]) -> Result<f64, Error> {
-    match device {
+    with_default_environment(|| match device {
         Device::Cpu => {
             for (index, tensor) in tensors.iter().enumerate() {
                 tensor.place.check(Location::Cpu, &format!("tensor {index}"))?;
@@ -33,5 +34,5 @@ pub fn global_norm(device: Device, tensors: &[Tensor<'_>]) -> Result<f64, Error>
         Device::Cuda(ordinal) => crate::cuda::global_norm(ordinal, tensors),
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(ordinal) => Err(crate::backend::no_cuda(ordinal)),
-    }
+    })
 }

@@ -2,10 +2,11 @@
 
 use crate::algorithm::{Hyper, check, positive};
 use crate::backend::{Address, Backend, Counters, Failure, Job, NotFinite, Target};
+use crate::environment::with_default_environment;
 use crate::storage::Storage;
 use crate::{
-    Algorithm, Device, Dtype, Error, LossScale, Master, Norms, Report, Rounding, Schedule, Simd, Tensor,
-    TensorMut,
+    Algorithm, Device, Dtype, Error, LossScale, LossScaler, Master, Norms, Report, Rounding, Schedule, Simd,
+    Tensor, TensorMut,
 };
 use std::collections::HashMap;
 use std::ptr::null_mut;
@@ -116,6 +117,8 @@ pub struct State {
 pub(crate) struct Policy {
     pub(crate) max_grad_norm: Option<f64>,
     pub(crate) grad_scale: f64,
+    /// Of a [`LossScaler`], as it was at the last step; else 1.
+    pub(crate) shared_scale: f64,
     pub(crate) non_finite: NonFinite,
     pub(crate) norms: bool,
     /// κ of FAdam.
@@ -127,6 +130,11 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
+    /// What the gradients were multiplied with, besides a loss scale that the device keeps.
+    pub(crate) fn fixed_scale(&self) -> f64 {
+        self.grad_scale * self.shared_scale
+    }
+
     /// Whether a pass over the gradients goes before the step.
     pub(crate) fn reads_gradients(&self) -> bool {
         self.max_grad_norm.is_some() || self.non_finite != NonFinite::Propagate
@@ -154,11 +162,18 @@ pub struct Builder {
     norms: bool,
     schedule: Option<Schedule>,
     loss_scale: Option<LossScale>,
+    loss_scaler: Option<LossScaler>,
     master: Master,
     moments: Dtype,
     rounding: Option<Rounding>,
     seed: u64,
     ema: Option<f64>,
+}
+
+impl<A: Into<Algorithm>> From<A> for Builder {
+    fn from(algorithm: A) -> Self {
+        Optimizer::builder(algorithm)
+    }
 }
 
 impl Builder {
@@ -229,6 +244,13 @@ impl Builder {
         self
     }
 
+    /// Divides gradients by a loss scale that this optimizer shares with others: see [`LossScaler`]. Not together with
+    /// [`loss_scale`](Self::loss_scale). Default: none.
+    pub fn loss_scaler(mut self, scaler: &LossScaler) -> Self {
+        self.loss_scaler = Some(scaler.clone());
+        self
+    }
+
     /// What is kept beside bf16 parameters. Default [`Master::Remainder`].
     pub fn master(mut self, master: Master) -> Self {
         self.master = master;
@@ -289,6 +311,10 @@ impl Builder {
     /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::Options`] for a rounding where nothing is rounded,
     /// [`Error::Unavailable`] for a device, a compiler or an instruction set that is not there, [`Error::Compile`], [`Error::Cuda`].
     pub fn build(self) -> Result<Optimizer, Error> {
+        with_default_environment(|| self.checked_build())
+    }
+
+    fn checked_build(self) -> Result<Optimizer, Error> {
         if let Some(max) = self.max_grad_norm {
             positive("max_grad_norm", max)?;
         }
@@ -299,6 +325,15 @@ impl Builder {
             loss_scale.check()?;
             let checked = self.non_finite != NonFinite::Propagate;
             check(checked, "loss_scale", loss_scale.init_scale, "none, or NonFinite::Skip or Error")?;
+        }
+        if self.loss_scaler.is_some() {
+            let refused = |reason| Err(Error::Options { reason });
+            if self.loss_scale.is_some() {
+                return refused("loss_scale and loss_scaler exclude each other: a loss has one scale");
+            }
+            if self.non_finite == NonFinite::Propagate {
+                return refused("loss_scaler needs the finite check: NonFinite::Skip or Error");
+            }
         }
         let hyper = self.algorithm.resolve(&Group::default())?;
         let storage = self.storage()?;
@@ -313,6 +348,7 @@ impl Builder {
             policy: Policy {
                 max_grad_norm: self.max_grad_norm,
                 grad_scale: 1.0,
+                shared_scale: 1.0,
                 non_finite: self.non_finite,
                 norms: self.norms,
                 kappa: match self.algorithm {
@@ -323,6 +359,7 @@ impl Builder {
                 schedule: self.schedule,
                 loss_scale: self.loss_scale,
             },
+            scaler: self.loss_scaler,
             storage,
             groups: vec![(Group::default(), hyper)],
             parameters: Vec::new(),
@@ -331,6 +368,8 @@ impl Builder {
             jobs: Vec::new(),
             spans: Vec::new(),
             backend,
+            named: true,
+            rate_changes: 0,
             lost: false,
         })
     }
@@ -393,6 +432,7 @@ pub struct Optimizer {
     owner: usize,
     pub(crate) algorithm: Algorithm,
     pub(crate) policy: Policy,
+    scaler: Option<LossScaler>,
     pub(crate) storage: Storage,
     pub(crate) groups: Vec<(Group, Hyper)>,
     pub(crate) parameters: Vec<Parameter>,
@@ -402,6 +442,10 @@ pub struct Optimizer {
     jobs: Vec<Job>,
     spans: Vec<Span>,
     pub(crate) backend: Backend,
+    /// Whether parameters have names by which another run knows them.
+    named: bool,
+    /// How often the learning rate was set.
+    rate_changes: u64,
     /// Set while a step, or a file that is loaded, writes: still set afterwards, that has failed half-way.
     pub(crate) lost: bool,
 }
@@ -426,6 +470,7 @@ impl Optimizer {
             norms: false,
             schedule: None,
             loss_scale: None,
+            loss_scaler: None,
             master: Master::default(),
             moments: Dtype::F32,
             rounding: None,
@@ -501,7 +546,8 @@ impl Optimizer {
     /// Whether FAdam applies Δ before its norm is known: it must be bounded in every group, κ must fire seldom, and a
     /// correction must not round what has been rounded.
     fn choose_form(&mut self) {
-        let seldom = self.policy.kappa.is_some_and(|kappa| kappa >= 0.5 * (self.elements as f64).sqrt());
+        let most = with_default_environment(|| 0.5 * (self.elements as f64).sqrt());
+        let seldom = self.policy.kappa.is_some_and(|kappa| kappa >= most);
         let has_no_master = |p: &Parameter| p.dtype == Dtype::Bf16 && self.storage.master == Master::None;
         let exact = self.storage.moments == Dtype::F32 && !self.parameters.iter().any(has_no_master);
         self.policy.speculate = seldom && exact && self.groups.iter().all(|(_, hyper)| hyper.bounds_update());
@@ -559,9 +605,17 @@ impl Optimizer {
         for (group, hyper) in &mut groups {
             *hyper = algorithm.resolve(group)?;
         }
-        let policy = self.policy;
-        self.ask(|backend| backend.change_settings(&groups, &policy))?;
-        (self.algorithm, self.groups) = (algorithm, groups);
+        let before = std::mem::replace(&mut self.groups, groups);
+        match self.send_settings() {
+            Ok(()) => {
+                self.algorithm = algorithm;
+                self.rate_changes += 1;
+            }
+            Err(error) => {
+                self.groups = before;
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -572,12 +626,13 @@ impl Optimizer {
     pub fn set_group_learning_rate(&mut self, group: GroupId, lr: f64) -> Result<(), Error> {
         let index = self.group_index(group)?;
         let changed = Group { lr: Some(lr), ..self.groups[index].0 };
-        let mut groups = self.groups.clone();
-        groups[index] = (changed, self.algorithm.resolve(&changed)?);
-        let policy = self.policy;
-        self.ask(|backend| backend.change_settings(&groups, &policy))?;
-        self.groups = groups;
-        Ok(())
+        let hyper = self.algorithm.resolve(&changed)?;
+        let before = std::mem::replace(&mut self.groups[index], (changed, hyper));
+        let sent = self.send_settings();
+        if sent.is_err() {
+            self.groups[index] = before;
+        }
+        sent
     }
 
     /// Sets what the gradients were multiplied with, from the next step on: g ← g / grad_scale. A fixed loss scale, say, or
@@ -587,14 +642,12 @@ impl Optimizer {
     /// # Errors
     /// As [`set_learning_rate`](Self::set_learning_rate).
     pub fn set_grad_scale(&mut self, grad_scale: f64) -> Result<(), Error> {
-        positive("grad_scale", grad_scale)?;
-        let inverse = (1.0 / grad_scale) as f32;
-        check(
-            inverse.is_finite() && inverse > 0.0,
-            "grad_scale",
-            grad_scale,
-            "a number whose inverse is within f32's range",
-        )?;
+        with_default_environment(|| {
+            positive("grad_scale", grad_scale)?;
+            let inverse = (1.0 / grad_scale) as f32;
+            let expected = "a number whose inverse is within f32's range";
+            check(inverse.is_finite() && inverse > 0.0, "grad_scale", grad_scale, expected)
+        })?;
         self.set_policy(Policy { grad_scale, ..self.policy })
     }
 
@@ -639,19 +692,28 @@ impl Optimizer {
     /// # Errors
     /// As [`schedule_step`](Self::schedule_step).
     pub fn loss_scale(&mut self) -> Result<f64, Error> {
-        match self.policy.loss_scale {
-            Some(_) => Ok(self.ask(Backend::counters)?.loss_scale),
-            None => Ok(1.0),
+        match (&self.scaler, self.policy.loss_scale) {
+            (Some(scaler), _) => Ok(scaler.scale()),
+            (None, Some(_)) => Ok(self.ask(Backend::counters)?.loss_scale),
+            (None, None) => Ok(1.0),
         }
     }
 
     fn set_policy(&mut self, policy: Policy) -> Result<(), Error> {
+        let before = std::mem::replace(&mut self.policy, policy);
+        let sent = self.send_settings();
+        if sent.is_err() {
+            self.policy = before;
+        }
+        sent
+    }
+
+    fn send_settings(&mut self) -> Result<(), Error> {
         let groups = std::mem::take(&mut self.groups);
-        let changed = self.ask(|backend| backend.change_settings(&groups, &policy));
+        let policy = self.policy;
+        let sent = self.ask(|backend| backend.change_settings(&groups, &policy));
         self.groups = groups;
-        changed?;
-        self.policy = policy;
-        Ok(())
+        sent
     }
 
     /// One optimizer step over any subset of the parameters, in place. A parameter that takes no part keeps its value,
@@ -673,6 +735,7 @@ impl Optimizer {
     /// [`Error::Cuda`] leaves the optimizer untouched, or lost: then every later call says [`Error::Lost`].
     pub fn step(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.check_lost()?;
+        self.take_shared_scale()?;
         let surplus = self.collect(updates)?;
         let order = self.backend.order();
         let jobs = &mut self.jobs;
@@ -691,7 +754,8 @@ impl Optimizer {
         self.sort(surplus)?;
         self.refuse_aliases()?;
         self.lost = true;
-        let outcome = self.backend.step(&self.jobs, &self.groups, &self.policy);
+        let Self { backend, jobs, groups, policy, .. } = self;
+        let outcome = with_default_environment(|| backend.step(jobs, groups, policy));
         drop(guards);
         let outcome = match outcome {
             Ok(not_finite) => {
@@ -706,7 +770,49 @@ impl Optimizer {
         };
         self.lost = false;
         self.jobs.clear();
+        let outcome = self.tell_scaler(outcome)?;
         self.refuse_non_finite(outcome)
+    }
+
+    /// What the loss of this step was multiplied with.
+    fn take_shared_scale(&mut self) -> Result<(), Error> {
+        let Some(scaler) = &self.scaler else { return Ok(()) };
+        let shared_scale = scaler.scale();
+        self.ask(Backend::counters)?; // refused in a capture, whose outcome nobody could wait for
+        if shared_scale != self.policy.shared_scale {
+            self.set_policy(Policy { shared_scale, ..self.policy })?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the step's outcome, if others are to know it.
+    fn tell_scaler(&mut self, outcome: Option<NotFinite>) -> Result<Option<NotFinite>, Error> {
+        if self.scaler.is_none() {
+            return Ok(outcome);
+        }
+        let (report, not_finite) = self.ask(Backend::report)?;
+        if let Some(scaler) = &self.scaler {
+            scaler.note(report.skipped);
+        }
+        Ok(outcome.or(not_finite))
+    }
+
+    /// What is saved, with a shared loss scale in its place.
+    pub(crate) fn counters(&mut self) -> Result<Counters, Error> {
+        let mut counters = self.ask(Backend::counters)?;
+        if let Some(scaler) = &self.scaler {
+            (counters.loss_scale, counters.good_steps) = scaler.state();
+        }
+        Ok(counters)
+    }
+
+    /// What is loaded. On an error the caller's state is half-way.
+    pub(crate) fn set_counters(&mut self, counters: &Counters) -> Result<(), Error> {
+        self.backend.set_counters(counters)?;
+        if let Some(scaler) = self.scaler.as_ref().filter(|_| counters.loss_scale != 0.0) {
+            scaler.restore(counters.loss_scale, counters.good_steps);
+        }
+        Ok(())
     }
 
     /// Asks something of the device. What a device that has died kept of the optimizer is lost.
@@ -715,9 +821,25 @@ impl Optimizer {
         question: impl FnOnce(&mut Backend) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.check_lost()?;
-        let answer = question(&mut self.backend);
+        let answer = with_default_environment(|| question(&mut self.backend));
         self.lost = answer.is_err() && self.backend.is_dead();
         answer
+    }
+
+    /// The parameters' names are places in a list: no state is saved or loaded by them.
+    #[cfg(feature = "candle")]
+    pub(crate) fn forget_names(&mut self) {
+        self.named = false;
+    }
+
+    pub(crate) fn check_named(&self) -> Result<(), Error> {
+        if self.named { Ok(()) } else { Err(Error::Unnamed) }
+    }
+
+    /// How often the learning rate was set.
+    #[cfg(feature = "candle")]
+    pub(crate) fn rate_changes(&self) -> u64 {
+        self.rate_changes
     }
 
     pub(crate) fn check_lost(&self) -> Result<(), Error> {
@@ -807,8 +929,11 @@ impl Optimizer {
     /// [`Error::Lost`]; on a GPU [`Error::Cuda`], and under [`NonFinite::Error`] [`Error::NonFinite`] of a step that did not
     /// take place, once: the next call returns the figures.
     pub fn report(&mut self) -> Result<Report, Error> {
-        let (report, not_finite) = self.ask(Backend::report)?;
+        let (mut report, not_finite) = self.ask(Backend::report)?;
         self.refuse_non_finite(not_finite)?;
+        if self.scaler.is_some() && report.step > 0 {
+            report.loss_scale = Some(self.policy.shared_scale);
+        }
         Ok(report)
     }
 

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::algorithm::check;
+use crate::environment::with_default_environment;
 
 /// A schedule of the learning rate: a factor in [0, 1] for each step, by which every group's learning rate is multiplied.
 ///
@@ -120,6 +121,10 @@ impl Schedule {
     /// assert_eq!(fadam::Schedule::constant(10).factor(3), 0.3);
     /// ```
     pub fn factor(&self, step: u64) -> f64 {
+        with_default_environment(|| self.compute(step))
+    }
+
+    fn compute(&self, step: u64) -> f64 {
         let step = step.min(self.steps());
         if step < self.warmup_steps {
             return step as f64 / self.warmup_steps as f64;

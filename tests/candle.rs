@@ -1,6 +1,6 @@
 //! The candle optimizers do what the library does, in place, and refuse what they cannot do.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use candle_nn::{Optimizer as _, VarMap};
 use fadam::candle::Optimizer;
 use fadam::{Adam, FAdam, FisherAdam, Update};
@@ -142,17 +142,163 @@ fn varmap_by_sorted_names() {
     }
 }
 
+/// Whatever their number: the stack is what musl gives threads that C code starts.
 #[test]
-fn many_variables_fit_the_stack() {
-    // Each lock is a stack frame, and a test thread has 2 MiB of them.
-    let vars: Vec<Var> = (0..2000).map(|i| var(&[i as f32])).collect();
-    let pairs: Vec<_> =
-        vars.iter().map(|var| (var, Tensor::ones(1, DType::F32, &Device::Cpu).unwrap())).collect();
+fn many_variables_fit_a_small_stack() {
+    let run = || {
+        let vars: Vec<Var> = (0..2000).map(|i| var(&[i as f32])).collect();
+        let mut store = gradients(&[]);
+        for var in &vars {
+            store.insert(var, Tensor::ones(1, DType::F32, &Device::Cpu).unwrap());
+        }
+        let adam = Adam { lr: 0.5, eps: 0.0, ..Adam::default() };
+        let mut optimizer = fadam::candle::Adam::new(vars.clone(), adam).unwrap();
+        optimizer.step(&store).unwrap();
+        for (i, var) in vars.iter().enumerate() {
+            assert_eq!(values(var), [i as f32 - 0.5]);
+        }
+    };
+    std::thread::Builder::new().stack_size(128 << 10).spawn(run).unwrap().join().unwrap();
+}
+
+/// What a safe in-place operation may make of a storage.
+struct Replace(fn(usize) -> CpuStorage);
+
+impl InplaceOp1 for Replace {
+    fn name(&self) -> &'static str {
+        "replace"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        *storage = self.0(layout.shape().elem_count());
+        Ok(())
+    }
+}
+
+const CHANGES: [fn(usize) -> CpuStorage; 5] = [
+    |_| CpuStorage::F32(vec![]),
+    |len| CpuStorage::F32(vec![1.0; len - 1]),
+    |len| CpuStorage::BF16(vec![bf16::ONE; len]),
+    |len| CpuStorage::F64(vec![1.0; len]),
+    |len| CpuStorage::U8(vec![1; 4 * len]),
+];
+
+/// Nothing is read or written beyond what a storage holds now, and nothing changes at all.
+#[test]
+fn a_storage_that_has_changed_is_refused() {
+    for change in CHANGES {
+        for len in [2, 64, 70_000] {
+            for of_gradient in [false, true] {
+                let (good, bad) = (var(&vec![1.0; len]), var(&vec![1.0; len]));
+                let ones = || Tensor::ones(len, DType::F32, &Device::Cpu).unwrap();
+                let gradient = ones();
+                let vars = vec![good.clone(), bad.clone()];
+                let adam = Adam { lr: 0.5, ..Adam::default() };
+                let mut optimizer = fadam::candle::Adam::new(vars, adam).unwrap();
+                let store = gradients(&[(&good, ones()), (&bad, gradient.clone())]);
+                let changed = if of_gradient { &gradient } else { bad.as_tensor() };
+                changed.inplace_op1(&Replace(change)).unwrap();
+                let error = optimizer.step(&store).unwrap_err().to_string();
+                let role = if of_gradient { "gradient" } else { "parameter" };
+                assert!(error.contains(&format!("{role} of `1`")) && error.contains("f32"), "{error}");
+                assert!(values(&good).iter().all(|&w| w == 1.0));
+                // It goes on where the storage is whole again.
+                changed.inplace_op1(&Replace(|len| CpuStorage::F32(vec![1.0; len]))).unwrap();
+                optimizer.step(&store).unwrap();
+                assert!(values(&good).iter().chain(&values(&bad)).all(|&w| w == 0.5));
+            }
+        }
+    }
+}
+
+/// A storage that has grown holds the tensor still.
+#[test]
+fn a_longer_storage_is_stepped() {
+    let w = var(&[1.0; 4]);
+    w.inplace_op1(&Replace(|len| CpuStorage::F32(vec![1.0; len + 3]))).unwrap();
     let mut optimizer =
-        fadam::candle::Adam::new(vars.clone(), Adam { lr: 0.5, eps: 0.0, ..Adam::default() }).unwrap();
-    optimizer.step(&gradients(&pairs)).unwrap();
-    for (i, var) in vars.iter().enumerate() {
-        assert_eq!(values(var), [i as f32 - 0.5]);
+        fadam::candle::Adam::new(vec![w.clone()], Adam { lr: 0.5, ..Adam::default() }).unwrap();
+    optimizer.step(&gradients(&[(&w, Tensor::ones(4, DType::F32, &Device::Cpu).unwrap())])).unwrap();
+    let (storage, _) = w.storage_and_layout();
+    let candle_core::Storage::Cpu(CpuStorage::F32(values)) = &*storage else { panic!("it has changed") };
+    assert_eq!(values[..], [0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0]);
+}
+
+/// The rate that was set last holds, whichever object it was set on.
+#[test]
+fn there_is_one_learning_rate() {
+    let w = var(&[1.0]);
+    let store = gradients(&[(&w, Tensor::ones(1, DType::F32, &Device::Cpu).unwrap())]);
+    let adam = Adam { lr: 0.25, eps: 0.0, ..Adam::default() };
+    let mut optimizer = fadam::candle::Adam::new(vec![w.clone()], adam).unwrap();
+    let moves = |optimizer: &mut fadam::candle::Adam, by: f32| {
+        assert_eq!(optimizer.learning_rate(), f64::from(by));
+        assert_eq!(optimizer.inner_mut().algorithm().learning_rate(), f64::from(by));
+        let before = values(&w)[0];
+        optimizer.step(&store).unwrap();
+        assert!((before - values(&w)[0] - by).abs() < 1e-6);
+    };
+    moves(&mut optimizer, 0.25);
+    optimizer.inner_mut().set_learning_rate(0.0).unwrap();
+    moves(&mut optimizer, 0.0);
+    optimizer.set_learning_rate(0.5);
+    moves(&mut optimizer, 0.5);
+    // A value that is refused is said to be set, and the next steps name it, until another is set on either.
+    for on_inner in [false, true] {
+        optimizer.set_learning_rate(-1.0);
+        assert_eq!(optimizer.learning_rate(), -1.0);
+        for _ in 0..2 {
+            let error = optimizer.step(&store).unwrap_err().to_string();
+            assert!(error.contains("lr is -1"), "{error}");
+        }
+        if on_inner {
+            optimizer.inner_mut().set_learning_rate(0.5).unwrap(); // what it was
+        } else {
+            optimizer.set_learning_rate(0.5);
+        }
+        moves(&mut optimizer, 0.5);
+    }
+}
+
+/// Names of variables that are places in a list say nothing in another run.
+#[test]
+fn state_is_not_matched_by_places() {
+    let path = std::env::temp_dir().join(format!("fadam-candle-places-{}", std::process::id()));
+    let w = var(&[1.0]);
+    let mut named = Optimizer::from_named([("0".to_string(), w.clone())], Adam::adamw()).unwrap();
+    named.inner_mut().save(&path).unwrap();
+    let mut by_place = fadam::candle::Adam::new(vec![w], Adam::adamw()).unwrap();
+    let inner = by_place.inner_mut();
+    let refused = [
+        inner.save(&path),
+        inner.load(&path),
+        inner.load_matching(&path).map(drop),
+        inner.load_from(&mut std::fs::File::open(&path).unwrap()),
+        inner.save_torch(&path, &["0"]),
+        inner.load_torch(&path, &["0"]),
+    ];
+    for outcome in refused {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, fadam::Error::Unnamed), "{error:?}");
+        assert!(error.to_string().contains("from_varmap"), "{error}");
+    }
+    named.inner_mut().load(&path).unwrap(); // the file is as it was
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn an_algorithm_does_for_a_builder() {
+    let varmap = VarMap::new();
+    varmap.get(2, "w", candle_nn::Init::Const(1.0), DType::F32, &Device::Cpu).unwrap();
+    let optimizers = [
+        Optimizer::from_varmap(&varmap, Adam::adamw()),
+        Optimizer::from_varmap(&varmap, FAdam::default()),
+        Optimizer::from_varmap(&varmap, FisherAdam::default()),
+        Optimizer::from_varmap(&varmap, fadam::Algorithm::from(Adam::adamw())),
+        Optimizer::from_varmap(&varmap, fadam::Optimizer::builder(Adam::adamw()).norms(true)),
+    ];
+    for optimizer in optimizers {
+        assert_eq!(optimizer.unwrap().vars().count(), 1);
     }
 }
 

@@ -9,6 +9,7 @@ pub use fadam::FAdam;
 pub use fisher_adam::FisherAdam;
 
 use crate::args::{self, AdamHyper, FAdamHyper, FisherAdamHyper, Moments, Progress};
+use crate::environment::with_default_environment;
 use crate::{Error, Group};
 
 /// Any of the three optimizers: what [`Optimizer::builder`](crate::Optimizer::builder) takes, and what an application
@@ -86,11 +87,11 @@ impl Algorithm {
         *betas = group.betas.unwrap_or(*betas);
         *eps = group.eps.unwrap_or(*eps);
         *weight_decay = group.weight_decay.unwrap_or(*weight_decay);
-        match self {
+        with_default_environment(|| match self {
             Self::Adam(a) => a.hyper().map(Hyper::Adam),
             Self::FAdam(a) => a.hyper().map(Hyper::FAdam),
             Self::FisherAdam(a) => a.hyper().map(Hyper::FisherAdam),
-        }
+        })
     }
 }
 

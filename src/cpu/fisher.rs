@@ -1,12 +1,11 @@
 //! `fisher_accumulate` and `natural_gradient`: kernels/fisher.cuh, line by line. Element-wise, so any cut will do.
 
-use super::CHUNK;
 use super::kernel::{Bf16, F32, Gradient};
 use super::simd::{Isa, Program, Scalar, Simd, Vector};
+use super::sweep::sweep_array;
 use crate::fisher::NaturalGradient;
 use crate::{Dtype, Tensor, TensorMut};
 use half::bf16;
-use rayon::prelude::*;
 use std::marker::PhantomData;
 
 /// sum ← sum + g² for each sample of a block in turn; the square of an f32 is exact in f64.
@@ -28,9 +27,9 @@ unsafe fn slice<'a, T>(tensor: &Tensor<'a>) -> &'a [T] {
 
 fn accumulate<T: Sync>(sum: &mut [f64], gradients: &[T], widen: impl Fn(&T) -> f64 + Sync) {
     let len = sum.len();
-    sum.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, sum)| {
+    sweep_array(sum, gradients.len(), &|start, sum| {
         for sample in gradients.chunks_exact(len) {
-            for (sum, g) in sum.iter_mut().zip(&sample[chunk * CHUNK..]) {
+            for (sum, g) in sum.iter_mut().zip(&sample[start..]) {
                 let g = widen(g);
                 *sum += g * g;
             }
@@ -50,19 +49,19 @@ pub(crate) fn natural_gradient(
     let (theta, fisher) = unsafe {
         (std::slice::from_raw_parts_mut(parameter.host().cast::<f32>(), parameter.len), slice::<f32>(&fisher))
     };
-    theta.par_chunks_mut(CHUNK).zip(fisher.par_chunks(CHUNK)).enumerate().for_each(
-        |(chunk, (theta, fisher))| {
-            let gradient = &gradient; // the tensor is Sync, its pointer alone is not
-            let at = gradient.host().wrapping_add(chunk * CHUNK * gradient.dtype.size());
-            // SAFETY: `best` is available; the caller has checked that the lengths agree.
-            unsafe {
-                match gradient.dtype {
-                    Dtype::F32 => simd.run(Natural::<F32>::new(theta, at, fisher, neg_lr, damping, root)),
-                    Dtype::Bf16 => simd.run(Natural::<Bf16>::new(theta, at, fisher, neg_lr, damping, root)),
-                }
+    let len = theta.len();
+    sweep_array(theta, len, &|start, theta| {
+        let gradient = &gradient; // the tensor is Sync, its pointer alone is not
+        let at = gradient.host().wrapping_add(start * gradient.dtype.size());
+        let fisher = &fisher[start..];
+        // SAFETY: `best` is available; the caller has checked that the lengths agree.
+        unsafe {
+            match gradient.dtype {
+                Dtype::F32 => simd.run(Natural::<F32>::new(theta, at, fisher, neg_lr, damping, root)),
+                Dtype::Bf16 => simd.run(Natural::<Bf16>::new(theta, at, fisher, neg_lr, damping, root)),
             }
-        },
-    );
+        }
+    });
 }
 
 struct Natural<'a, G> {

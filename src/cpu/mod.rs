@@ -7,7 +7,6 @@ mod accumulate;
 mod adam;
 mod fadam;
 mod fisher;
-
 mod fisher_adam;
 mod kernel;
 mod memory;
@@ -18,6 +17,7 @@ mod stage;
 mod state;
 mod step;
 mod sweep;
+mod team;
 
 pub(crate) use accumulate::accumulate;
 pub(crate) use fisher::{fisher_accumulate, natural_gradient};

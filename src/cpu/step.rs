@@ -164,7 +164,7 @@ impl Cpu {
         };
         let factor = policy.schedule.map_or(1.0, |schedule| schedule.factor(self.schedule_step));
         self.report.loss_scale = policy.loss_scale.map(|_| self.loss_scale);
-        let grad_scale = policy.grad_scale * self.report.loss_scale.unwrap_or(1.0);
+        let grad_scale = policy.fixed_scale() * self.report.loss_scale.unwrap_or(1.0);
         let mut clip = 1.0;
         let reads_gradients = policy.reads_gradients();
         if reads_gradients {

@@ -24,6 +24,7 @@ mod accumulate;
 mod buffer;
 mod device;
 mod fisher;
+mod library;
 mod load;
 mod module;
 mod norm;
@@ -327,6 +328,9 @@ impl Cuda {
         policy: &Policy,
     ) -> Result<(), Error> {
         let capturing = capturing(&self.stream)?;
+        if !capturing && !self.captured {
+            return Ok(()); // no graph waits for them: the next step sends them, however many calls there are till then
+        }
         self.send_settings(groups, policy, capturing)
     }
 
@@ -337,7 +341,7 @@ impl Cuda {
         capturing: bool,
     ) -> Result<(), Error> {
         let settings = Settings {
-            grad_scale: policy.grad_scale,
+            grad_scale: policy.fixed_scale(),
             max_grad_norm: policy.max_grad_norm.unwrap_or(0.0),
             kappa: policy.kappa.unwrap_or(f64::INFINITY),
             reads_gradients: self.kernels.reads_gradients(policy).into(),

@@ -1,6 +1,6 @@
 //! NVRTC, loaded by hand: its version need not be the one that cudarc's bindings are for.
 
-use super::probe::open;
+use super::library::{Refused, open};
 use crate::Error;
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -83,8 +83,8 @@ impl Nvrtc {
         static NVRTC: OnceLock<Result<Nvrtc, String>> = OnceLock::new();
         let nvrtc = NVRTC.get_or_init(|| {
             let library = open(&names(), &versions()).map_err(|refused| match refused {
-                None => "NVRTC, which compiles the kernels,".to_string(),
-                Some(text) => format!("an NVRTC that loads ({text})"),
+                Refused::Absent => "NVRTC, which compiles the kernels,".to_string(),
+                Refused::Broken { text, .. } => format!("an NVRTC that loads ({text})"),
             })?;
             Self::load(library)
         });

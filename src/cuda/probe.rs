@@ -1,8 +1,7 @@
 //! Whether there is a driver and a device, asked without cudarc: it panics where a library or a symbol is missing.
 
+use super::library::{Refused, open};
 use crate::Error;
-use libloading::Library;
-use std::error::Error as _;
 use std::ffi::c_int;
 use std::sync::OnceLock;
 
@@ -88,15 +87,15 @@ fn ask() -> Result<c_int, Unusable> {
     const UPDATE: &str = "update the NVIDIA driver (CUDA 11.4 or later), or use the CPU";
     let library = match open(&["cuda", "nvcuda"], &["1"]) {
         Ok(library) => library,
-        Err(None) => {
+        Err(Refused::Absent) => {
             return absent(
                 "an NVIDIA driver",
                 "no libcuda was found; install the NVIDIA driver, or use the CPU",
             );
         }
-        Err(Some(text)) => {
+        Err(Refused::Broken { text, remedy }) => {
             let what = format!("an NVIDIA driver that loads ({text})");
-            return Err(Unusable::Broken { what, remedy: "reinstall the NVIDIA driver, or use the CPU" });
+            return Err(Unusable::Broken { what, remedy });
         }
     };
     for name in SYMBOLS {
@@ -165,30 +164,4 @@ fn ask() -> Result<c_int, Unusable> {
 enum Argument<'a> {
     Flags(u32),
     Out(&'a mut c_int),
-}
-
-/// The first library that loads, by the names that cudarc tries, in its order: bare, then with each version. Otherwise, if
-/// there is one that does not load, what the loader says of it.
-pub(super) fn open(names: &[&str], versions: &[&str]) -> Result<Library, Option<String>> {
-    use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
-    let bare = names.iter().map(|name| format!("{DLL_PREFIX}{name}{DLL_SUFFIX}"));
-    let versioned = names.iter().flat_map(|name| {
-        versions.iter().map(move |version| format!("{DLL_PREFIX}{name}{DLL_SUFFIX}.{version}"))
-    });
-    let mut refused = None;
-    for file in bare.chain(versioned) {
-        // SAFETY: loading runs the library's initialisers; it is the vendor's, found by the system's own search path.
-        match unsafe { Library::new(&file) } {
-            Ok(library) => return Ok(library),
-            Err(error) => {
-                // Of a library that is not there, Linux says so in these words, of this file and no other.
-                let text = error.source().map_or_else(|| error.to_string(), |loader| loader.to_string());
-                let absent = format!("{file}: cannot open shared object file: No such file");
-                if cfg!(target_os = "linux") && !text.contains(&absent) {
-                    refused.get_or_insert(text);
-                }
-            }
-        }
-    }
-    Err(refused)
 }

@@ -31,7 +31,7 @@ pub(super) struct Manifest {
 
 /// The metadata of an optimizer's file, but for checksums.
 pub(super) fn describe(optimizer: &mut Optimizer) -> Result<Map<String, Value>, Error> {
-    let counters = optimizer.ask(|backend| backend.counters())?;
+    let counters = optimizer.counters()?;
     let mut parameters = Vec::with_capacity(optimizer.parameters.len());
     for index in 0..optimizer.parameters.len() {
         let progress = optimizer.ask(|backend| backend.progress(index))?;

@@ -18,6 +18,7 @@ mod write;
 
 pub(crate) use slot::{Slot, Stored};
 
+use crate::environment::with_default_environment;
 use crate::{Error, Optimizer};
 use fault::{Fault, io};
 use std::fs::File;
@@ -106,8 +107,9 @@ impl Optimizer {
     /// [`Error::Io`] (from syncing the folder when the new file is in place already); [`Error::State`] for a path that names no
     /// file; [`Error::Lost`]; on a GPU [`Error::Cuda`], [`Error::Capture`].
     pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.check_named()?;
         let path = path.as_ref();
-        save::save(self, path).map_err(|fault| fault.at(path))
+        with_default_environment(|| save::save(self, path)).map_err(|fault| fault.at(path))
     }
 
     /// Takes the state that [`save`](Self::save) has written. The file must be of this algorithm, and of the same
@@ -126,9 +128,10 @@ impl Optimizer {
     /// [`Error::Cuda`] from the second reading leave the optimizer lost: every later call says [`Error::Lost`].
     /// Before: [`Error::Lost`], [`Error::Capture`].
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.check_named()?;
         let path = path.as_ref();
         open(path)
-            .and_then(|mut file| load::load(self, &mut file, true))
+            .and_then(|mut file| with_default_environment(|| load::load(self, &mut file, true)))
             .map(drop)
             .map_err(|fault| fault.at(path))
     }
@@ -142,13 +145,17 @@ impl Optimizer {
     /// # Errors
     /// As `load`.
     pub fn load_matching(&mut self, path: impl AsRef<Path>) -> Result<Loaded, Error> {
+        self.check_named()?;
         let path = path.as_ref();
-        open(path).and_then(|mut file| load::load(self, &mut file, false)).map_err(|fault| fault.at(path))
+        open(path)
+            .and_then(|mut file| with_default_environment(|| load::load(self, &mut file, false)))
+            .map_err(|fault| fault.at(path))
     }
 
     /// [`load`](Self::load) from anything that can be read twice. For fuzzing.
     #[doc(hidden)]
     pub fn load_from(&mut self, source: &mut (impl Read + Seek)) -> Result<(), Error> {
+        self.check_named()?;
         load::load(self, source, true).map(drop).map_err(|fault| fault.at(Path::new("(memory)")))
     }
 
@@ -175,8 +182,9 @@ impl Optimizer {
     /// [`Error::State`] where the algorithm is not Adam, for a name that is unknown or occurs twice, and beyond 2^24 steps,
     /// where PyTorch's count ends; otherwise as [`save`](Self::save).
     pub fn save_torch(&mut self, path: impl AsRef<Path>, names: &[&str]) -> Result<(), Error> {
+        self.check_named()?;
         let path = path.as_ref();
-        torch::save(self, path, names).map_err(|fault| fault.at(path))
+        with_default_environment(|| torch::save(self, path, names)).map_err(|fault| fault.at(path))
     }
 
     /// Takes state of PyTorch's `Adam` or `AdamW`, from a file as [`save_torch`](Self::save_torch) describes it; in PyTorch:
@@ -197,8 +205,11 @@ impl Optimizer {
     /// [`Error::State`] where the algorithm is not Adam, for a name that is unknown or occurs twice, for a tensor that is
     /// missing, of another length or dtype, or of no named parameter; otherwise as [`load`](Self::load).
     pub fn load_torch(&mut self, path: impl AsRef<Path>, names: &[&str]) -> Result<(), Error> {
+        self.check_named()?;
         let path = path.as_ref();
-        open(path).and_then(|mut file| torch::load(self, &mut file, names)).map_err(|fault| fault.at(path))
+        open(path)
+            .and_then(|mut file| with_default_environment(|| torch::load(self, &mut file, names)))
+            .map_err(|fault| fault.at(path))
     }
 }
 

@@ -100,7 +100,7 @@ impl Plan {
             backend.set_progress(index, progress)?;
         }
         if let Some(counters) = self.counters {
-            backend.set_counters(&counters)?;
+            optimizer.set_counters(&counters)?;
         }
         optimizer.lost = false;
         Ok(())
