@@ -85,14 +85,19 @@
 //!    when). Unscaling and clipping happen in it, in registers: gradients are never rewritten.
 //!
 //! Gradients and parameters are f32 or bf16, in any mix of types and lengths; a bf16 parameter keeps the rest of its bits
-//! with the optimizer ([`Master`]). On the CPU a step allocates nothing, forks once a sweep
-//! in the caller's rayon pool, and stays on the calling thread where that is faster. On a GPU a sweep is one launch over
-//! all tensors, what is decided between sweeps is decided on the device, and nothing in a step waits for it.
+//! with the optimizer ([`Master`]). On the CPU a small step stays on the calling thread and allocates nothing; in a larger one
+//! idle threads of the caller's rayon pool help, for a few allocated words each. The caller never waits for a thread that does
+//! something else, so a step may be called under a lock, and works in a pool that is busy or cannot start threads. On a GPU a
+//! sweep is one launch over all tensors, what is decided between sweeps is decided on the device, and nothing in a step waits
+//! for it.
+//!
+//! A process that has forked may step in the child: the pool's threads are the parent's, and the child's step runs on one
+//! thread. (Rayon itself, and CUDA, do not survive a fork: prefer to start a new process.)
 //!
 //! # Schedules, loss scaling, micro-batches
 //!
 //! [`Builder::schedule`] multiplies the learning rates step by step, [`Builder::loss_scale`] divides gradients by a scale that
-//! adapts itself, [`accumulate`] adds up the gradients of micro-batches, by whose number [`Optimizer::set_grad_scale`]
+//! adapts itself ([`LossScaler`] where several optimizers have one loss), [`accumulate`] adds up the gradients of micro-batches, by whose number [`Optimizer::set_grad_scale`]
 //! divides. Schedule and scale are kept where the step runs: a skipped step does not advance the schedule, and a captured
 //! one moves both on.
 //!

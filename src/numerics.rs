@@ -5,6 +5,11 @@
 //! compare equal to NaNs: their payloads are not part of the promise. Outside it: [`FisherAdam`](crate::FisherAdam) with
 //! ρ ≠ ½ on a GPU, since it needs a `pow`: there it agrees to f32 rounding.
 //!
+//! Nor does it matter what the process has done to the floating-point environment. A shared library linked with
+//! `-ffast-math` switches subnormal numbers off for the thread that loads it, and threads inherit that: whatever computes here
+//! runs with the default rounding and subnormal numbers, on every thread that helps, and gives the thread its own environment
+//! back (x86-64 and aarch64; tested, though Rust itself guarantees nothing under another environment than the default).
+//!
 //! It costs nothing: a step is bound by memory, and exact division and square root hide behind that.
 //!
 //! # Element-wise arithmetic
@@ -51,4 +56,7 @@
 //! * A gradient counts as not finite where it is NaN or infinite, and where its square (or a chunk's sum of squares)
 //!   overflows f32, |g| > 1.8e19: it would freeze its parameter with v = ∞.
 //! * bf16 gradients are widened exactly.
+//! * Subnormal numbers are kept, at a price: where a gradient is zero for some 900 steps (unused rows of an embedding, dead
+//!   units), its first moment has decayed to the smallest subnormals and stays there, and arithmetic with subnormals is slow on
+//!   x86-64: SUBNORMAL_COST. Leave parameters that get no gradient out of the step.
 //! * A parameter that takes no part in a step keeps its value, its moments and its step count.

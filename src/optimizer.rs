@@ -553,8 +553,10 @@ impl Optimizer {
         self.policy.speculate = seldom && exact && self.groups.iter().all(|(_, hyper)| hyper.bounds_update());
     }
 
-    /// Tells the optimizer that the caller has overwritten this parameter: its master (of bf16) and its EMA begin with the
-    /// new value in its next step. Moments and step count stay. (An f32 parameter without EMA needs no telling.)
+    /// Tells the optimizer that the caller has overwritten this parameter (loaded weights, clamped it, or stepped it by another
+    /// optimizer): its master (of bf16) and its EMA begin with the new value in its next step. Without this call a parameter
+    /// with [`Master::F32`] returns to its master in the next step, and what was written is lost; with [`Master::Remainder`] the
+    /// new value counts, with the old one's remainder. Moments and step count stay. (An f32 parameter without EMA needs no telling.)
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::Lost`]; on a GPU [`Error::Cuda`], [`Error::Capture`].
@@ -719,14 +721,14 @@ impl Optimizer {
     /// One optimizer step over any subset of the parameters, in place. A parameter that takes no part keeps its value,
     /// its moments and its step count. The order of `updates` does not matter.
     ///
-    /// On the CPU the work runs in the current rayon pool (the caller's, inside [`rayon::ThreadPool::install`]); a small
-    /// step stays on the calling thread. Nothing is allocated.
+    /// On the CPU idle threads of the current rayon pool (the caller's, inside [`rayon::ThreadPool::install`]) help the calling
+    /// thread; a small step stays on it and allocates nothing. The call waits for no thread that does something else.
     ///
     /// On a GPU the step is launched and not waited for. Tensors that were last used on another stream are waited for, and
     /// their next use waits for the step: by cudarc's events or, where it records none, stream by stream. The step can be
     /// captured into a CUDA graph once it has run with the same tensors; step counts, learning rates, schedule and loss scale
-    /// live on the device and advance under replay. Replay on the same stream, and not after the optimizer, or a tensor of the
-    /// graph, is gone; after adding a group, capture anew.
+    /// live on the device and advance under replay. Replay on the same stream. A captured graph holds addresses of the
+    /// optimizer's memory and of the tensors, and must not outlive either; after adding a group, capture anew.
     ///
     /// # Errors
     /// Before anything has changed: [`Error::UnknownParameter`], [`Error::RepeatedParameter`], [`Error::Length`],

@@ -6,6 +6,8 @@
 mod gpu;
 #[path = "common/paths.rs"]
 mod paths;
+#[path = "common/thorough.rs"]
+mod thorough;
 mod trajectories;
 
 use fadam::{Adam, Optimizer, ParameterId, Simd, Update};
@@ -22,7 +24,7 @@ fn file(name: &str) -> PathBuf {
 
 /// Every row of the matrix: what `trajectories` has, from one device to another.
 fn resumes(trajectories: Vec<Trajectory>, from: &impl Home, to: &impl Home, pair: &str) {
-    for trajectory in trajectories {
+    for trajectory in thorough::some(trajectories) {
         let path = file(&format!("{}-{pair}", trajectory.name));
         let hand_over = |mut old: Optimizer, new: &mut Optimizer| {
             old.save(&path).unwrap();

@@ -14,11 +14,11 @@ use std::path::Path;
 /// Pixels of a panel.
 const WIDTH: u32 = 520;
 const HEIGHT: u32 = 420;
-/// Effects beyond this many per cent are drawn at the edge.
+/// The axes of effects end here; beyond, they are arrows with numbers.
 const EFFECT: f64 = 12.0;
 /// A curve against the baseline's is drawn up to this many per cent.
 const MOST: f64 = 60.0;
-/// Losses of a curve that are higher than those after this part of it are left out: all optimizers leave them in no time.
+/// Losses that are higher than those after this part of a curve lie beyond the axes: all optimizers leave them in no time.
 const BEGINNING: f64 = 0.15;
 
 /// The optimizers of which curves are drawn, their colours and dashes: so that curves that coincide are all seen.
@@ -64,10 +64,10 @@ fn effects(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
                 true if found.mean < 0.0 => 0,
                 true => 2,
             };
-            let (y, within) = (y as f64, |x: f64| x.clamp(-EFFECT, EFFECT));
-            of[kind].points.push((within(found.mean), y));
+            let y = y as f64;
+            of[kind].points.push((found.mean, y));
             let ends = [found.mean - found.half_width, found.mean + found.half_width];
-            of[kind].whiskers.push(ends.map(|x| (within(x), y)));
+            of[kind].whiskers.push(ends.map(|x| (x, y)));
         }
         panel.series = of.into();
         panels.push(panel);
@@ -109,9 +109,9 @@ fn summary(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         for task in 0..plan.tasks.len() {
             let Some(found) = between(results, task, (name, BASELINE))? else { continue };
             let y = (plan.tasks.len() - 1 - task) as f64 + 0.18 * (1.5 - i as f64);
-            let within = |x: f64| (x.clamp(-EFFECT, EFFECT), y);
-            series.points.push(within(found.mean));
-            series.whiskers.push([found.mean - found.half_width, found.mean + found.half_width].map(within));
+            series.points.push((found.mean, y));
+            let ends = [found.mean - found.half_width, found.mean + found.half_width];
+            series.whiskers.push(ends.map(|x| (x, y)));
         }
         right.series.push(series);
     }
@@ -134,9 +134,6 @@ fn losses(plan: &Plan<'_>, results: &Results, task: usize) -> Result<Panel> {
     let high = all[0].line.get(begun).map_or(1.0, |point| point.1);
     let low = all.iter().flat_map(|series| &series.line).map(|point| point.1).fold(high, f64::min);
     let room = 0.05 * (high - low).max(1e-6);
-    for series in &mut all {
-        series.line.retain(|point| point.1 <= high + room);
-    }
     let x = Axis::numbers("step", (0.0, plan.steps(&*plan.tasks[task]) as f64));
     let mut panel =
         Panel::new(plan.tasks[task].name(), x, Axis::numbers("training loss", (low - room, high + room)));
@@ -160,13 +157,6 @@ fn changes(plan: &Plan<'_>, results: &Results, task: usize) -> Result<Panel> {
     }
     let points = all.iter().flat_map(|series| &series.line).map(|point| point.1.abs());
     let reach = (1.6 * points.fold(0.0, f64::max)).clamp(0.5, MOST);
-    for series in &mut all {
-        series.line.retain(|point| point.1.abs() <= reach);
-        series.band.retain(|&(_, low, high)| low < reach && high > -reach);
-        for (_, low, high) in &mut series.band {
-            (*low, *high) = (low.clamp(-reach, reach), high.clamp(-reach, reach));
-        }
-    }
     let x = Axis::numbers("step", (0.0, plan.steps(&*plan.tasks[task]) as f64));
     let mut panel = Panel::new("", x, Axis::numbers(format!("against {BASELINE}'s, %"), (-reach, reach)));
     panel.series = all;
@@ -204,10 +194,6 @@ fn rates(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         // What lies above is out of the question.
         let high = all().fold(low, f64::max).min(1.6 * low);
         let room = 0.05 * (high - low).max(1e-6);
-        for series in &mut series {
-            series.line.retain(|point| point.1 <= high);
-            series.points.retain(|point| point.1 <= high);
-        }
         let y = Axis::numbers("validation loss", (low - room, high + room));
         let mut panel = Panel::new(about.name(), Axis::names("learning rate, thousandths", names), y);
         panel.series = series;
@@ -233,15 +219,13 @@ fn settings(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
             let base = found.points.iter().find(|point| point.0 == sweep.preset);
             for (i, (_, losses)) in found.points.iter().enumerate() {
                 let change = base.and_then(|(_, base)| Estimate::change(losses, base));
-                let Some(change) = change.filter(|change| change.mean.abs() < REACH) else { continue };
+                let Some(change) = change else { continue };
                 // Side by side.
                 let x = i as f64 + 0.08 * (found.task as f64 - (plan.tasks.len() - 1) as f64 / 2.0);
-                let within = |y: f64| (x, y.clamp(-REACH, REACH));
                 series.line.push((x, change.mean));
                 series.points.push((x, change.mean));
-                series
-                    .whiskers
-                    .push([within(change.mean - change.half_width), within(change.mean + change.half_width)]);
+                let ends = [change.mean - change.half_width, change.mean + change.half_width];
+                series.whiskers.push(ends.map(|y| (x, y)));
             }
             panel.series.push(series);
         }

@@ -53,7 +53,8 @@ pub(crate) struct Axis {
     pub(crate) names: Vec<String>,
 }
 
-/// A curve with its spread, or points with theirs.
+/// A curve with its spread, or points with theirs. What lies beyond the axes is not drawn as if it lay at the edge: lines and
+/// bands leave the panel, and a point or the end of a whisker is an arrow at the edge, with its number.
 #[derive(Clone)]
 pub(crate) struct Series {
     /// In the legend; empty: not there.
@@ -145,7 +146,7 @@ impl Panel {
             chart.draw_series([PathElement::new(ends, TEXT.stroke_width(1))])?;
         }
         for series in &self.series {
-            series.draw(&mut chart)?;
+            series.draw(&mut chart, (self.x.range, self.y.range))?;
         }
         if let Some(position) = &self.legend {
             chart
@@ -194,27 +195,109 @@ impl Axis {
 }
 
 impl Series {
-    fn draw(&self, chart: &mut Chart<'_, '_>) -> Result<()> {
+    fn draw(&self, chart: &mut Chart<'_, '_>, axes: Axes) -> Result<()> {
         let color = self.color;
         let style = if self.thin { color.mix(0.5).stroke_width(1) } else { color.stroke_width(3) };
         if !self.band.is_empty() {
-            let there = self.band.iter().map(|&(x, low, _)| (x, low));
-            let back = self.band.iter().rev().map(|&(x, _, high)| (x, high));
+            let within = |y: f64| y.clamp(axes.1.0, axes.1.1);
+            let there = self.band.iter().map(|&(x, low, _)| (x, within(low)));
+            let back = self.band.iter().rev().map(|&(x, _, high)| (x, within(high)));
             chart.draw_series([Polygon::new(there.chain(back).collect::<Vec<_>>(), color.mix(0.15))])?;
         }
-        let whiskers = self.whiskers.iter().map(|ends| PathElement::new(*ends, color.stroke_width(2)));
-        chart.draw_series(whiskers)?;
-        let points = self.points.iter().map(|&point| Circle::new(point, 4, color.filled()));
-        chart.draw_series(points)?;
+        let whiskers = self.whiskers.iter().filter_map(|&ends| clip(ends, axes));
+        chart.draw_series(whiskers.map(|ends| PathElement::new(ends, color.stroke_width(2))))?;
+        let (inside, outside): (Vec<_>, Vec<_>) =
+            self.points.iter().partition(|&&point| contains(axes, point));
+        chart.draw_series(inside.into_iter().map(|point| Circle::new(point, 4, color.filled())))?;
+        // The end of a whisker whose point lies outside, too, has no arrow of its own.
+        let shown = |end: &(f64, f64)| !outside.iter().any(|point| edge(axes, *point) == edge(axes, *end));
+        let ends = self.whiskers.iter().flatten().filter(|&&end| !contains(axes, end));
+        let arrows: Vec<_> = outside.iter().copied().chain(ends.copied().filter(shown)).collect();
+        for point in arrows {
+            draw_arrow(chart, axes, point, color)?;
+        }
         let (dash, gap) = dash_and_gap(self.dashes);
-        let line = chart.draw_series(DashedLineSeries::new(self.line.iter().copied(), dash, gap, style))?;
+        let mut lines = connected(&self.line, axes).into_iter();
+        let first = lines.next().unwrap_or_default();
+        let line = chart.draw_series(DashedLineSeries::new(first, dash, gap, style))?;
         if !self.label.is_empty() {
             line.label(&self.label).legend(move |(x, y)| {
                 DashedPathElement::new([(x, y), (x + LEGEND_LINE, y)], dash, gap, style)
             });
         }
+        for more in lines {
+            chart.draw_series(DashedLineSeries::new(more, dash, gap, style))?;
+        }
         Ok(())
     }
+}
+
+/// From where to where x and y go.
+type Axes = ((f64, f64), (f64, f64));
+
+fn contains(((left, right), (low, high)): Axes, (x, y): (f64, f64)) -> bool {
+    (left..=right).contains(&x) && (low..=high).contains(&y)
+}
+
+/// The nearest point within.
+fn edge(((left, right), (low, high)): Axes, (x, y): (f64, f64)) -> (f64, f64) {
+    (x.clamp(left, right), y.clamp(low, high))
+}
+
+/// An arrow at the edge nearest to a point beyond it, with the coordinate that lies beyond.
+fn draw_arrow(chart: &mut Chart<'_, '_>, axes: Axes, point: (f64, f64), color: RGBColor) -> Result<()> {
+    const LENGTH: i32 = 12;
+    let at = edge(axes, point);
+    let (across, along) = if at.0 == point.0 {
+        ((1, 0), (0, if point.1 > at.1 { 1 } else { -1 })) // pixels grow downwards
+    } else {
+        ((0, 1), (if point.0 > at.0 { -1 } else { 1 }, 0))
+    };
+    let corner = |side: i32| (LENGTH * along.0 + side * across.0, LENGTH * along.1 + side * across.1);
+    let text = format!("{:.1}", if at.0 == point.0 { point.1 } else { point.0 });
+    let place = match along {
+        (0, 1) => (6, 2),
+        (0, _) => (6, -18),
+        (-1, _) => (-LENGTH - 7 * text.len() as i32, -16),
+        _ => (LENGTH + 2, -16),
+    };
+    chart.draw_series([EmptyElement::at(at)
+        + Polygon::new(vec![(0, 0), corner(5), corner(-5)], color.filled())
+        + Text::new(text, place, (FONT, 15).into_font().color(&color))])?;
+    Ok(())
+}
+
+/// The part of a line within the axes (Liang and Barsky 1984).
+fn clip([from, to]: [(f64, f64); 2], ((left, right), (low, high)): Axes) -> Option<[(f64, f64); 2]> {
+    let (dx, dy) = (to.0 - from.0, to.1 - from.1);
+    let (mut begin, mut end) = (0.0_f64, 1.0_f64);
+    let sides = [(-dx, from.0 - left), (dx, right - from.0), (-dy, from.1 - low), (dy, high - from.1)];
+    for (step, room) in sides {
+        if step == 0.0 && room < 0.0 {
+            return None;
+        }
+        let at = room / step;
+        if step < 0.0 {
+            begin = begin.max(at);
+        } else if step > 0.0 {
+            end = end.min(at);
+        }
+    }
+    let point = |at: f64| if at == 1.0 { to } else { (from.0 + at * dx, from.1 + at * dy) };
+    (begin <= end).then(|| [point(begin), point(end)])
+}
+
+/// A curve's parts within the axes.
+fn connected(line: &[(f64, f64)], axes: Axes) -> Vec<Vec<(f64, f64)>> {
+    let mut parts: Vec<Vec<(f64, f64)>> = Vec::new();
+    for pair in line.windows(2) {
+        let Some([from, to]) = clip([pair[0], pair[1]], axes) else { continue };
+        match parts.last_mut().filter(|part| part.last() == Some(&from)) {
+            Some(part) => part.push(to),
+            None => parts.push(vec![from, to]),
+        }
+    }
+    parts
 }
 
 /// Draws panels in rows into a PNG file, each row of the same number.

@@ -32,9 +32,9 @@ pub(crate) fn plot(runs: &[Run], path: &Path) -> Result<()> {
     for run in runs {
         let (color, dashes) = style(run.choice);
         let label = format!("{}, training (smoothed)", run.choice);
-        let line = below(high, training(run));
+        let line = training(run);
         panel.series.push(Series { line, thin: true, ..Series::new(label, color) });
-        let line = below(high, held_out(run));
+        let line = held_out(run);
         let label = format!("{}, held-out", run.choice);
         panel.series.push(Series { dashes, points: line.clone(), line, ..Series::new(label, color) });
     }
@@ -57,16 +57,11 @@ fn training(run: &Run) -> Curve {
     (0..losses.len()).map(smooth).collect()
 }
 
-/// The losses to show: not the first few, which all optimizers leave in no time, and which would flatten the rest.
+/// From the lowest of the losses to the highest, that before the first step.
 fn range(runs: &[Run]) -> (f64, f64) {
     let curves: Vec<Curve> = runs.iter().flat_map(|run| [training(run), held_out(run)]).collect();
     let low = curves.iter().flatten().map(|point| point.1).fold(f64::INFINITY, f64::min);
-    let measured = runs.iter().flat_map(|run| held_out(run).into_iter().skip(1));
-    let high = measured.map(|point| point.1).fold(low, f64::max);
+    let high = curves.iter().flatten().map(|point| point.1).fold(low, f64::max);
     let room = 0.05 * (high - low).max(0.1);
     (low - room, high + room)
-}
-
-fn below(high: f64, curve: Curve) -> Curve {
-    curve.into_iter().filter(|point| point.1 <= high).collect()
 }

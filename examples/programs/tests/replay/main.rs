@@ -12,3 +12,5 @@ mod program;
 mod refusals;
 mod same_bits;
 mod state;
+#[path = "../../../../tests/common/thorough.rs"]
+mod thorough;
