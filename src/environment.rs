@@ -19,7 +19,6 @@ fn apart<T>(body: impl FnOnce() -> T) -> T {
 
 /// What the thread gets back.
 struct Restored {
-    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
     control: Option<Control>,
 }
 
@@ -66,7 +65,7 @@ mod control {
 
     pub(super) fn write(control: Control) {
         // SAFETY: a value that the register has had, or its default; no code that assumes another one runs meanwhile.
-        unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, preserves_flags)) };
+        unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack)) };
     }
 }
 

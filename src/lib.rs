@@ -173,6 +173,11 @@
 //!
 //! [`numerics`] states the promise and what it rests on.
 
+#[cfg(target_endian = "big")]
+compile_error!("fadam needs a little-endian target: state files and kernels take memory as it is");
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("fadam needs a 64-bit target: tensors and files may have more than 2^32 elements");
+
 mod accumulate;
 mod algorithm;
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -25,9 +25,13 @@ use std::str::FromStr;
 pub enum Master {
     /// The whole parameter in f32; the bf16 value is that, rounded to nearest, ties to even. With f32 moments and a bf16
     /// gradient a step moves 28 bytes a parameter.
+    ///
+    /// Once the master has begun, the bf16 value is only written: what somebody else writes to it (loaded weights, a clamp, a
+    /// second optimizer) is overwritten by the next step, unless [`Optimizer::reset_master`](crate::Optimizer::reset_master) is
+    /// called.
     F32,
     /// The 16 low bits of the f32 that the bf16 value is the high half of, as exact as `F32`: 26 bytes. The value is that
-    /// f32 rounded to nearest, ties away from zero (see [`join`]). The default.
+    /// f32 rounded to nearest, ties away from zero (see [`join`]). What somebody else writes to the value counts. The default.
     #[default]
     Remainder,
     /// Nothing; the new value is rounded by [`Rounding`]: 22 bytes.

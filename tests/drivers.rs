@@ -116,6 +116,29 @@ fn without_a_driver_best_is_the_cpu() {
     }
 }
 
+/// A file that is there and no driver is never taken for a missing one, whatever the loader says, in whatever language.
+#[test]
+fn an_empty_file_and_a_link_to_nowhere_are_broken_drivers() {
+    if machine_has_a_driver() {
+        println!("skipped: this machine has a driver of its own");
+        return;
+    }
+    let empty = folder("empty-file", &[]);
+    fs::write(empty.join("libcuda.so.1"), "").unwrap();
+    let link = folder("link", &[]);
+    std::os::unix::fs::symlink("/nowhere/libcuda.so", link.join("libcuda.so.1")).unwrap();
+    for locale in ["C", "de_DE.UTF-8", "ja_JP.UTF-8"] {
+        let locale = [("LC_ALL", locale), ("LANGUAGE", locale)];
+        says(
+            &run(&empty, &locale),
+            "error: an NVIDIA driver that loads (",
+            &["libcuda.so.1", "is empty", "--gpus all"],
+        );
+        says(&run(&link, &locale), "error: an NVIDIA driver that loads (", &["libcuda.so.1", "reinstall"]);
+        says(&run(&folder("nothing", &[]), &locale), "cpu", &["no libcuda was found"]);
+    }
+}
+
 #[test]
 fn a_driver_that_does_not_work_is_named() {
     let (Some(driver), Some(nvrtc)) = (library("libcuda.so.1"), library("libnvrtc.so.13")) else {

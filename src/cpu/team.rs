@@ -212,7 +212,9 @@ mod tests {
         let free = Barrier::new(4);
         pool.in_place_scope(|scope| {
             for _ in 0..3 {
-                scope.spawn(|_| drop(free.wait()));
+                scope.spawn(|_| {
+                    free.wait();
+                });
             }
             scope.spawn(|_| {
                 for _ in 0..1000 {
@@ -229,7 +231,9 @@ mod tests {
         let pool = pool(2);
         pool.install(|| {
             let both = Barrier::new(2);
-            share(2, 2, &|_| drop(both.wait()));
+            share(2, 2, &|_| {
+                both.wait();
+            });
         });
     }
 
