@@ -15,7 +15,7 @@ use std::path::Path;
 const WIDTH: u32 = 520;
 const HEIGHT: u32 = 420;
 /// The axes of effects end here; beyond, they are arrows with numbers.
-const EFFECT: f64 = 12.0;
+const EFFECT: f64 = 20.0;
 /// A curve against the baseline's is drawn up to this many per cent.
 const MOST: f64 = 60.0;
 /// Losses that are higher than those after this part of a curve lie beyond the axes: all optimizers leave them in no time.
@@ -73,7 +73,7 @@ fn effects(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         panels.push(panel);
     }
     if let Some(panel) = panels.last_mut() {
-        panel.legend = Some(SeriesLabelPosition::LowerLeft);
+        panel.legend = Some(SeriesLabelPosition::UpperLeft);
     }
     canvas::draw(path, (380 * panels.len() as u32 + 100, 640), &[panels])
 }

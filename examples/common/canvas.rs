@@ -145,8 +145,15 @@ impl Panel {
             let ends = [(self.x.range.0, at), (self.x.range.1, at)];
             chart.draw_series([PathElement::new(ends, TEXT.stroke_width(1))])?;
         }
+        let axes = (self.x.range, self.y.range);
         for series in &self.series {
-            series.draw(&mut chart, (self.x.range, self.y.range))?;
+            series.draw(&mut chart, axes)?;
+        }
+        let mut taken = Taken::new();
+        for series in &self.series {
+            for point in series.beyond(axes) {
+                draw_arrow(&mut chart, axes, point, series.color, &mut taken)?;
+            }
         }
         if let Some(position) = &self.legend {
             chart
@@ -195,6 +202,18 @@ impl Axis {
 }
 
 impl Series {
+    /// Points and ends of whiskers that lie beyond the axes; of a point and its whisker's end beyond the same edge the point.
+    fn beyond(&self, axes: Axes) -> Vec<(f64, f64)> {
+        let outside = |point: &&(f64, f64)| !contains(axes, **point);
+        let mut all: Vec<_> = self.points.iter().filter(outside).copied().collect();
+        for end in self.whiskers.iter().flatten().filter(outside) {
+            if !all.iter().any(|&point| edge(axes, point) == edge(axes, *end)) {
+                all.push(*end);
+            }
+        }
+        all
+    }
+
     fn draw(&self, chart: &mut Chart<'_, '_>, axes: Axes) -> Result<()> {
         let color = self.color;
         let style = if self.thin { color.mix(0.5).stroke_width(1) } else { color.stroke_width(3) };
@@ -206,16 +225,8 @@ impl Series {
         }
         let whiskers = self.whiskers.iter().filter_map(|&ends| clip(ends, axes));
         chart.draw_series(whiskers.map(|ends| PathElement::new(ends, color.stroke_width(2))))?;
-        let (inside, outside): (Vec<_>, Vec<_>) =
-            self.points.iter().partition(|&&point| contains(axes, point));
-        chart.draw_series(inside.into_iter().map(|point| Circle::new(point, 4, color.filled())))?;
-        // The end of a whisker whose point lies outside, too, has no arrow of its own.
-        let shown = |end: &(f64, f64)| !outside.iter().any(|point| edge(axes, *point) == edge(axes, *end));
-        let ends = self.whiskers.iter().flatten().filter(|&&end| !contains(axes, end));
-        let arrows: Vec<_> = outside.iter().copied().chain(ends.copied().filter(shown)).collect();
-        for point in arrows {
-            draw_arrow(chart, axes, point, color)?;
-        }
+        let inside = self.points.iter().filter(|&&point| contains(axes, point));
+        chart.draw_series(inside.map(|&point| Circle::new(point, 4, color.filled())))?;
         let (dash, gap) = dash_and_gap(self.dashes);
         let mut lines = connected(&self.line, axes).into_iter();
         let first = lines.next().unwrap_or_default();
@@ -244,26 +255,58 @@ fn edge(((left, right), (low, high)): Axes, (x, y): (f64, f64)) -> (f64, f64) {
     (x.clamp(left, right), y.clamp(low, high))
 }
 
+/// Where numbers stand already, in pixels: left, top, right, bottom.
+type Taken = Vec<[i32; 4]>;
+
 /// An arrow at the edge nearest to a point beyond it, with the coordinate that lies beyond.
-fn draw_arrow(chart: &mut Chart<'_, '_>, axes: Axes, point: (f64, f64), color: RGBColor) -> Result<()> {
+fn draw_arrow(
+    chart: &mut Chart<'_, '_>,
+    axes: Axes,
+    point: (f64, f64),
+    color: RGBColor,
+    taken: &mut Taken,
+) -> Result<()> {
     const LENGTH: i32 = 12;
+    const HEIGHT: i32 = 14; // of a number; a digit has half of it
     let at = edge(axes, point);
-    let (across, along) = if at.0 == point.0 {
-        ((1, 0), (0, if point.1 > at.1 { 1 } else { -1 })) // pixels grow downwards
-    } else {
-        ((0, 1), (if point.0 > at.0 { -1 } else { 1 }, 0))
+    let sideways = at.0 != point.0;
+    // From the arrow's tip into the panel; pixels grow downwards.
+    let (along, number) = match sideways {
+        true => ((if point.0 > at.0 { -1 } else { 1 }, 0), point.0),
+        false => ((0, if point.1 > at.1 { 1 } else { -1 }), point.1),
     };
-    let corner = |side: i32| (LENGTH * along.0 + side * across.0, LENGTH * along.1 + side * across.1);
-    let text = format!("{:.1}", if at.0 == point.0 { point.1 } else { point.0 });
-    let place = match along {
-        (0, 1) => (6, 2),
-        (0, _) => (6, -18),
-        (-1, _) => (-LENGTH - 7 * text.len() as i32, -16),
-        _ => (LENGTH + 2, -16),
+    let corner = |side: i32| match sideways {
+        true => (LENGTH * along.0, side),
+        false => (side, LENGTH * along.1),
     };
+    let text = match number.abs() {
+        10_000.0.. => format!("{number:.0e}"),
+        10.0.. => format!("{number:.1}"),
+        _ => format!("{number:.2}"),
+    };
+    let width = HEIGHT / 2 * text.chars().count() as i32;
+    let mut place = match along {
+        (1, _) => (LENGTH + 3, -HEIGHT / 2),
+        (-1, _) => (-LENGTH - 3 - width, -HEIGHT / 2),
+        (_, 1) => (7, 0),
+        _ => (7, -HEIGHT),
+    };
+    let origin = chart.backend_coord(&at);
+    let area = |place: (i32, i32)| {
+        let (left, top) = (origin.0 + place.0, origin.1 + place.1);
+        [left, top, left + width, top + HEIGHT]
+    };
+    let collides =
+        |a: [i32; 4]| taken.iter().any(|b| a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]);
+    while collides(area(place)) {
+        place = (place.0 + along.0 * (width + 3), place.1 + along.1 * HEIGHT);
+    }
+    taken.push(area(place));
+    let paper = [place, (place.0 + width, place.1 + HEIGHT)];
     chart.draw_series([EmptyElement::at(at)
         + Polygon::new(vec![(0, 0), corner(5), corner(-5)], color.filled())
-        + Text::new(text, place, (FONT, 15).into_font().color(&color))])?;
+        + Rectangle::new(paper, WHITE.filled())
+        + Text::new(text, place, (FONT, HEIGHT).into_font().color(&color))])?;
     Ok(())
 }
 
