@@ -54,7 +54,7 @@ pub(crate) struct Axis {
 }
 
 /// A curve with its spread, or points with theirs. What lies beyond the axes is not drawn as if it lay at the edge: lines and
-/// bands leave the panel, and a point or the end of a whisker is an arrow at the edge, with its number.
+/// bands leave the panel, and a point or the end of a whisker is an arrow at the edge, with its number, the end's in parentheses.
 #[derive(Clone)]
 pub(crate) struct Series {
     /// In the legend; empty: not there.
@@ -151,8 +151,8 @@ impl Panel {
         }
         let mut taken = Taken::new();
         for series in &self.series {
-            for point in series.beyond(axes) {
-                draw_arrow(&mut chart, axes, point, series.color, &mut taken)?;
+            for (point, is_end) in series.beyond(axes) {
+                draw_arrow(&mut chart, axes, point, is_end, series.color, &mut taken)?;
             }
         }
         if let Some(position) = &self.legend {
@@ -202,13 +202,14 @@ impl Axis {
 }
 
 impl Series {
-    /// Points and ends of whiskers that lie beyond the axes; of a point and its whisker's end beyond the same edge the point.
-    fn beyond(&self, axes: Axes) -> Vec<(f64, f64)> {
+    /// Points and ends of whiskers (`true`) that lie beyond the axes; of a point and its whisker's end beyond the same edge the
+    /// point.
+    fn beyond(&self, axes: Axes) -> Vec<((f64, f64), bool)> {
         let outside = |point: &&(f64, f64)| !contains(axes, **point);
-        let mut all: Vec<_> = self.points.iter().filter(outside).copied().collect();
-        for end in self.whiskers.iter().flatten().filter(outside) {
-            if !all.iter().any(|&point| edge(axes, point) == edge(axes, *end)) {
-                all.push(*end);
+        let mut all: Vec<_> = self.points.iter().filter(outside).map(|&point| (point, false)).collect();
+        for &end in self.whiskers.iter().flatten().filter(outside) {
+            if !all.iter().any(|&(point, _)| edge(axes, point) == edge(axes, end)) {
+                all.push((end, true));
             }
         }
         all
@@ -258,11 +259,12 @@ fn edge(((left, right), (low, high)): Axes, (x, y): (f64, f64)) -> (f64, f64) {
 /// Where numbers stand already, in pixels: left, top, right, bottom.
 type Taken = Vec<[i32; 4]>;
 
-/// An arrow at the edge nearest to a point beyond it, with the coordinate that lies beyond.
+/// An arrow at the edge nearest to a point beyond it, with the coordinate that lies beyond: of a whisker's end in parentheses.
 fn draw_arrow(
     chart: &mut Chart<'_, '_>,
     axes: Axes,
     point: (f64, f64),
+    is_end: bool,
     color: RGBColor,
     taken: &mut Taken,
 ) -> Result<()> {
@@ -284,6 +286,7 @@ fn draw_arrow(
         10.0.. => format!("{number:.1}"),
         _ => format!("{number:.2}"),
     };
+    let text = if is_end { format!("({text})") } else { text };
     let width = HEIGHT / 2 * text.chars().count() as i32;
     let mut place = match along {
         (1, _) => (LENGTH + 3, -HEIGHT / 2),

@@ -129,8 +129,7 @@ impl Team {
 
     fn help(&self) {
         self.coming.fetch_sub(1, Ordering::Relaxed);
-        let enter = |door: usize| (door & CLOSED == 0).then_some(door + 1);
-        if self.door.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
+        if !self.enter() {
             return;
         }
         let work = AssertUnwindSafe(|| with_default_environment(|| self.work()));
@@ -138,6 +137,18 @@ impl Team {
             self.failed.store(true, Ordering::Relaxed); // the caller panics in its stead
         }
         self.door.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Unless the door is closed.
+    fn enter(&self) -> bool {
+        let mut door = self.door.load(Ordering::Relaxed);
+        while door & CLOSED == 0 {
+            match self.door.compare_exchange_weak(door, door + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => door = now,
+            }
+        }
+        false
     }
 
     /// Claims pieces and works on them until none is left. For those inside, and the caller while the door is open.
