@@ -296,6 +296,23 @@ impl Backend {
         }
     }
 
+    /// As `change_settings`, where one group alone has others.
+    pub(crate) fn change_group(
+        &mut self,
+        groups: &[(Group, Hyper)],
+        index: usize,
+        policy: &Policy,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Cpu(_) => {
+                let _ = (groups, index, policy);
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.change_group(groups, index, policy),
+        }
+    }
+
     /// One step over jobs in the order of registration. `Some`, where the policy looks for gradients that are not finite
     /// and found one: on the CPU in this step, on a GPU in an earlier one, and this one did not take place either.
     pub(crate) fn step(

@@ -630,7 +630,9 @@ impl Optimizer {
         let changed = Group { lr: Some(lr), ..self.groups[index].0 };
         let hyper = self.algorithm.resolve(&changed)?;
         let before = std::mem::replace(&mut self.groups[index], (changed, hyper));
-        let sent = self.send_settings();
+        let (groups, policy) = (std::mem::take(&mut self.groups), self.policy);
+        let sent = self.ask(|backend| backend.change_group(&groups, index, &policy));
+        self.groups = groups;
         if sent.is_err() {
             self.groups[index] = before;
         }

@@ -12,8 +12,8 @@ use fadam::cuda::cudarc::driver::result::{self, stream::StreamKind};
 use fadam::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use fadam::cuda::cudarc::driver::{CudaGraph, CudaSlice};
 use fadam::{
-    Adam, Algorithm, Device, Error, FAdam, FisherAdam, NonFinite, Optimizer, ParameterId, Report, Update,
-    global_norm,
+    Adam, Algorithm, Device, Dtype, Error, FAdam, FisherAdam, Group, LossScale, LossScaler, NonFinite,
+    Optimizer, ParameterId, Report, Update, global_norm,
 };
 use gpu::{Gpu, gpus};
 
@@ -112,6 +112,66 @@ fn a_replay_is_a_step() {
         training.step().unwrap();
         assert_eq!(training.optimizer.report().unwrap().step, 9);
     }
+}
+
+/// It is sent alone, whatever the number of groups.
+#[test]
+fn a_rate_of_a_group_reaches_a_replay() {
+    let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
+    let mut on_gpu = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).build().unwrap();
+    let mut on_cpu = Optimizer::new(Adam::adamw()).unwrap();
+    let groups = [0.1, 0.2, 0.3].map(|lr| {
+        let group = Group { lr: Some(lr), ..Group::default() };
+        [&mut on_gpu, &mut on_cpu].map(|optimizer| optimizer.add_group(group).unwrap())
+    });
+    let ids = [0, 1, 2].map(|i| {
+        let [there, here] = groups[i];
+        let name = i.to_string();
+        let there = on_gpu.register_in(there, &name, 3, Dtype::F32).unwrap();
+        [there, on_cpu.register_in(here, &name, 3, Dtype::F32).unwrap()]
+    });
+    let mut there = ids.map(|_| gpu.upload(&[1.0_f32; 3]));
+    let mut here = ids.map(|_| [1.0_f32; 3]);
+    let gradient = gpu.upload(&[0.5_f32; 3]);
+    let mut updates: Vec<_> =
+        there.iter_mut().zip(ids).map(|(w, id)| Update::new(id[0], w, &gradient)).collect();
+    let mut step_here = |optimizer: &mut Optimizer| {
+        let updates = here.iter_mut().zip(ids).map(|(w, id)| Update::new(id[1], w, &[0.5_f32; 3]));
+        optimizer.step(&mut updates.collect::<Vec<_>>()).unwrap();
+    };
+    on_gpu.step(&mut updates).unwrap();
+    step_here(&mut on_cpu);
+    let graph = capture(&gpu, || on_gpu.step(&mut updates)).unwrap();
+    for (i, lr) in [(1, 0.5), (2, 0.0), (0, 0.25), (1, 0.125)] {
+        on_gpu.set_group_learning_rate(groups[i][0], lr).unwrap();
+        on_cpu.set_group_learning_rate(groups[i][1], lr).unwrap();
+        graph.launch().unwrap();
+        step_here(&mut on_cpu);
+    }
+    on_gpu.synchronize().unwrap();
+    drop(updates);
+    for (there, here) in there.iter().zip(&here) {
+        assert_eq!(gpu.download(there), here);
+    }
+}
+
+/// Others wait for the outcome of its steps.
+#[test]
+fn a_shared_loss_scale_is_not_captured() {
+    let _alone = emulator::find();
+    let Some(gpu) = gpu() else { return };
+    let scaler = LossScaler::new(LossScale::default()).unwrap();
+    let builder = Optimizer::builder(Adam::adamw()).stream(gpu.stream.clone()).loss_scaler(&scaler);
+    let mut optimizer = builder.build().unwrap();
+    let id = optimizer.register("w", 3).unwrap();
+    let (mut w, gradient) = (gpu.upload(&[1.0_f32; 3]), gpu.upload(&[0.5_f32; 3]));
+    let mut step = || optimizer.step(&mut [Update::new(id, &mut w, &gradient)]);
+    step().unwrap();
+    let error = capture(&gpu, &mut step).map(drop).unwrap_err();
+    assert!(matches!(error, Error::Capture { .. }), "{error:?}");
+    step().unwrap();
+    assert_eq!(optimizer.report().unwrap().step, 2);
 }
 
 #[test]

@@ -222,8 +222,18 @@ pub(super) struct Stage {
 impl Stage {
     /// Copies to a buffer's beginning, in its stream's order.
     pub(super) fn upload<T: Plain>(&mut self, from: &[T], to: &Buffer) -> Result<(), DriverError> {
+        self.upload_at(0, from, to)
+    }
+
+    /// Copies to a buffer, from this byte of it on.
+    pub(super) fn upload_at<T: Plain>(
+        &mut self,
+        offset: usize,
+        from: &[T],
+        to: &Buffer,
+    ) -> Result<(), DriverError> {
         let bytes = size_of_val(from);
-        assert!(bytes <= to.bytes, "a copy within the buffer");
+        assert!(offset + bytes <= to.bytes, "a copy within the buffer");
         if bytes == 0 {
             return Ok(());
         }
@@ -249,7 +259,7 @@ impl Stage {
         unsafe {
             std::ptr::copy_nonoverlapping(from.as_ptr().cast(), pinned.memory, bytes);
             let staged = std::slice::from_raw_parts(pinned.memory.cast::<MaybeUninit<u8>>(), bytes);
-            result::memcpy_htod_async(to.address, staged, to.stream.cu_stream())?;
+            result::memcpy_htod_async(to.address + offset as u64, staged, to.stream.cu_stream())?;
         }
         pinned.copied.record(&to.stream)
     }

@@ -328,10 +328,21 @@ impl Cuda {
         policy: &Policy,
     ) -> Result<(), Error> {
         let capturing = capturing(&self.stream)?;
-        if !capturing && !self.captured {
-            return Ok(()); // no graph waits for them: the next step sends them, however many calls there are till then
-        }
         self.send_settings(groups, policy, capturing)
+    }
+
+    /// As `change_settings`, of one group alone: the cost does not depend on how many there are.
+    pub(crate) fn change_group(
+        &mut self,
+        groups: &[(Group, Hyper)],
+        index: usize,
+        policy: &Policy,
+    ) -> Result<(), Error> {
+        let capturing = capturing(&self.stream)?;
+        match self.tables.hyper(index, groups.len(), groups[index].1, capturing)? {
+            true => Ok(()),
+            false => self.send_settings(groups, policy, capturing), // those of the others are not there yet
+        }
     }
 
     fn send_settings(

@@ -191,13 +191,7 @@ impl Tables {
         }
         let mut bytes = Vec::new();
         append(&mut bytes, &settings);
-        for hyper in &self.hypers {
-            match hyper {
-                Hyper::Adam(hyper) => append(&mut bytes, hyper),
-                Hyper::FAdam(hyper) => append(&mut bytes, hyper),
-                Hyper::FisherAdam(hyper) => append(&mut bytes, hyper),
-            }
-        }
+        self.hypers.iter().for_each(|hyper| append_hyper(&mut bytes, hyper));
         if self.settings.as_ref().is_none_or(|buffer| buffer.bytes() < bytes.len()) {
             let larger = Buffer::zeroed(&self.stream, bytes.len(), TABLES)?;
             let old = self.settings.replace(larger);
@@ -213,6 +207,36 @@ impl Tables {
         self.sent_settings = Some(settings);
         self.sent_hypers.clone_from(&self.hypers);
         Ok(())
+    }
+
+    /// Uploads one group's hyper-parameters if they have changed; `false` where those of all `count` have to be.
+    pub(super) fn hyper(
+        &mut self,
+        index: usize,
+        count: usize,
+        hyper: Hyper,
+        capturing: bool,
+    ) -> Result<bool, Error> {
+        let (Some(buffer), Some(_)) = (&self.settings, &self.sent_settings) else { return Ok(false) };
+        if self.sent_hypers.len() != count {
+            return Ok(false);
+        }
+        if self.sent_hypers[index] == hyper {
+            return Ok(true);
+        }
+        if capturing {
+            return Err(CAPTURE);
+        }
+        let mut bytes = Vec::new();
+        append_hyper(&mut bytes, &hyper);
+        let offset = size_of::<Settings>() + index * bytes.len();
+        let sent = self.stage.upload_at(offset, &bytes, buffer);
+        if sent.is_err() {
+            self.sent_settings = None; // unknown
+        }
+        sent.map_err(driver_error("sending the settings"))?;
+        self.sent_hypers[index] = hyper;
+        Ok(true)
     }
 
     /// Uploads the table of a step's tensors if it has changed.
@@ -269,6 +293,14 @@ fn append<T: Plain>(bytes: &mut Vec<MaybeUninit<u8>>, value: &T) {
     bytes.extend_from_slice(unsafe {
         std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>())
     });
+}
+
+fn append_hyper(bytes: &mut Vec<MaybeUninit<u8>>, hyper: &Hyper) {
+    match hyper {
+        Hyper::Adam(hyper) => append(bytes, hyper),
+        Hyper::FAdam(hyper) => append(bytes, hyper),
+        Hyper::FisherAdam(hyper) => append(bytes, hyper),
+    }
 }
 
 /// The flags of a parameter and a gradient that lie at these addresses. What the optimizer keeps of them is aligned.
