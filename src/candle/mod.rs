@@ -51,10 +51,14 @@
 //! A step changes the variables in place, without a copy, while no other thread uses one of them or writes to a gradient: then it
 //! holds all their locks, and other threads see all variables before the step or all after it. It never waits for one lock while
 //! it holds another, nor for threads of the pool. So it ends whatever other threads do with the same tensors, if candle-nn's
-//! optimizers do. Where tensors are in use it lets them go and tries again some times
+//! optimizers do (the calling thread itself must hold no guard of them). Where tensors are in use it lets them go and tries again some times
 //! ([`retries`](Contention::retries)); then it works on copies ([`copies`](Contention::copies)) and writes the variables back one
 //! by one, as candle-nn's optimizers do. A reader on another thread may then see some variables before the step and others after
 //! it, and what another thread writes to a variable during the step may be lost.
+//!
+//! An in-place operation may leave a storage that is shorter than its tensors, or of another type. Such a step is refused
+//! ([`Error::Layout`]) and nothing changes; if it happens while a step on copies writes back, the other variables have been
+//! stepped.
 
 mod lock;
 mod step;
@@ -89,6 +93,7 @@ pub struct Optimizer<A = Algorithm> {
 
 #[derive(Debug)]
 struct Parameter {
+    name: String,
     var: Var,
     id: ParameterId,
 }
@@ -145,10 +150,10 @@ impl<A> Optimizer<A> {
             check_variable(&name, &var, &inner)?;
             storages.push((lock::key(lock::of(&var)), name.clone()));
             let id = match var.dtype() {
-                DType::BF16 => inner.register_bf16(name, var.elem_count())?,
-                _ => inner.register(name, var.elem_count())?,
+                DType::BF16 => inner.register_bf16(&name, var.elem_count())?,
+                _ => inner.register(&name, var.elem_count())?,
             };
-            parameters.push(Parameter { var, id });
+            parameters.push(Parameter { name, var, id });
         }
         storages.sort_unstable();
         for pair in storages.windows(2) {
@@ -195,10 +200,9 @@ impl<A> Optimizer<A> {
         }
         self.refused_rate = None;
         let mut parts = Vec::with_capacity(self.parameters.len());
-        for Parameter { var, id } in &self.parameters {
+        for Parameter { name, var, id } in &self.parameters {
             let Some(gradient) = grads.get(var) else { continue };
-            let name = self.inner.name(*id)?.to_string();
-            check_gradient(&name, var, gradient, &self.inner)?;
+            check_gradient(name, var, gradient, &self.inner)?;
             let gradient = gradient.contiguous()?; // the same tensor, where it is contiguous
             let dtype = if var.dtype() == DType::BF16 { Dtype::Bf16 } else { Dtype::F32 };
             parts.push(Part { id: *id, name, dtype, variable: var.as_tensor().clone(), gradient });

@@ -13,9 +13,9 @@ use candle_core::{CudaStorage, backend::BackendStorage};
 use half::bf16;
 
 /// One variable's part in a step.
-pub(super) struct Part {
+pub(super) struct Part<'a> {
     pub(super) id: ParameterId,
-    pub(super) name: String,
+    pub(super) name: &'a str,
     pub(super) dtype: Dtype,
     pub(super) variable: candle_core::Tensor,
     pub(super) gradient: candle_core::Tensor,
@@ -33,7 +33,7 @@ pub struct Contention {
 
 /// Calls `step` with every part's memory: in place, or on copies where other threads keep the tensors busy.
 pub(super) fn step(
-    parts: &[Part],
+    parts: &[Part<'_>],
     contention: &mut Contention,
     step: &mut dyn FnMut(&mut [Update<'_>]) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -52,7 +52,7 @@ struct Places {
 }
 
 /// Each storage once, however many gradients lie in it.
-fn storages(parts: &[Part]) -> Result<(Vec<Wanted<'_>>, Vec<Places>), Error> {
+fn storages<'a>(parts: &'a [Part<'_>]) -> Result<(Vec<Wanted<'a>>, Vec<Places>), Error> {
     struct Use {
         key: usize,
         gradient: bool,
@@ -74,9 +74,9 @@ fn storages(parts: &[Part]) -> Result<(Vec<Wanted<'_>>, Vec<Places>), Error> {
         match before.filter(|before| before.key == used.key) {
             // Variables come first, and no two of them share a storage (`Optimizer::over`).
             Some(before) if !before.gradient => {
-                let (name, other) = (&parts[before.part].name, &parts[used.part].name);
+                let (name, other) = (parts[before.part].name, parts[used.part].name);
                 let other = format!("the gradient of `{other}`");
-                return Err(Error::Aliased { name: name.clone(), other });
+                return Err(Error::Aliased { name: name.to_string(), other });
             }
             Some(_) => {}
             None if used.gradient => wanted.push(Wanted::ToRead(gradient)),
@@ -102,7 +102,7 @@ enum Open<'a> {
 /// With every lock held, and so nothing about to change, each storage is looked at: its type and length are what it has
 /// now, whatever its tensors were made with.
 fn in_place(
-    parts: &[Part],
+    parts: &[Part<'_>],
     places: &[Places],
     held: &mut [Held<'_>],
     step: &mut dyn FnMut(&mut [Update<'_>]) -> Result<(), Error>,
@@ -137,10 +137,10 @@ fn in_place(
 /// One lock at a time, as candle-nn's optimizers take them: copies of everything, a step on the copies, and the variables
 /// written back one by one.
 fn on_copies(
-    parts: &[Part],
+    parts: &[Part<'_>],
     step: &mut dyn FnMut(&mut [Update<'_>]) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let copies = parts.iter().map(Part::copied).collect::<Result<Vec<Part>, Error>>()?;
+    let copies = parts.iter().map(Part::copied).collect::<Result<Vec<Part<'_>>, Error>>()?;
     let (wanted, places) = storages(&copies)?;
     // Nobody else has these: the first round succeeds.
     let Some(mut held) = lock::take_all(&wanted, &mut 0) else {
@@ -157,10 +157,10 @@ fn on_copies(
     changed
 }
 
-impl Part {
+impl Part<'_> {
     fn copied(&self) -> Result<Self, Error> {
         let (variable, gradient) = (self.variable.copy()?, self.gradient.copy()?);
-        Ok(Self { id: self.id, name: self.name.clone(), dtype: self.dtype, variable, gradient })
+        Ok(Self { id: self.id, name: self.name, dtype: self.dtype, variable, gradient })
     }
 
     fn write_back(&self, copy: &candle_core::Tensor) -> Result<(), Error> {
@@ -183,7 +183,7 @@ impl Part {
         let tensor = if role == "parameter" { &self.variable } else { &self.gradient };
         let (shape, dtype) = (tensor.dims(), tensor.dtype().as_str());
         let found = format!("in a storage that no longer holds {dtype} elements of shape {shape:?}");
-        Error::Layout { name: self.name.clone(), role, found }
+        Error::Layout { name: self.name.to_string(), role, found }
     }
 }
 
@@ -240,7 +240,7 @@ impl Read<'_> {
 }
 
 /// The variable's elements, if the storage has them, and in the type that was registered.
-fn written<'a>(storage: &'a mut Storage, part: &Part) -> Option<Written<'a>> {
+fn written<'a>(storage: &'a mut Storage, part: &Part<'_>) -> Option<Written<'a>> {
     let range = range(part.variable.layout())?;
     match (storage, part.dtype) {
         (Storage::Cpu(CpuStorage::F32(values)), Dtype::F32) => values.get_mut(range).map(Written::F32),
