@@ -121,7 +121,7 @@ fn raw_views_and_shared_gradients() {
 #[test]
 fn empirical_fisher_and_natural_gradient() {
     let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    let len = 4096 + 130; // two chunks, the second with a short last row
+    let len = 2 * 4096 + 130; // three chunks, the last with a short last row; enough for two threads
     let (mut parameter, gradient) = (vec![1.0_f32; len + 1], vec![bf16::ONE; len + 1]);
     pool.install(|| {
         let mut fisher = EmpiricalFisher::new(Device::Cpu, len).unwrap();
