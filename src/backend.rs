@@ -180,11 +180,6 @@ impl Order {
         Ok(Guards::default())
     }
 
-    #[cfg(feature = "candle-cuda")]
-    pub(crate) fn into_stream(self) -> Option<Arc<cuda::cudarc::driver::CudaStream>> {
-        self.stream
-    }
-
     /// Whether all of it worked.
     pub(crate) fn check(&self) -> Result<(), Error> {
         #[cfg(feature = "cuda")]

@@ -975,12 +975,6 @@ impl Optimizer {
         self.backend.location()
     }
 
-    /// The stream that steps run on, on a GPU.
-    #[cfg(feature = "candle-cuda")]
-    pub(crate) fn stream(&self) -> Option<std::sync::Arc<crate::cuda::cudarc::driver::CudaStream>> {
-        self.backend.order().into_stream()
-    }
-
     fn parameter_index(&self, id: ParameterId) -> Result<usize, Error> {
         if id.owner == self.owner { Ok(id.index) } else { Err(Error::UnknownParameter { index: id.index }) }
     }
