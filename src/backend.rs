@@ -275,36 +275,21 @@ impl Backend {
         }
     }
 
-    /// Tells the device of new hyper-parameters, so that a graph that it replays knows them.
+    /// Tells the device of new hyper-parameters, where `group` is given of that group alone, so that a graph that it replays
+    /// knows them.
     pub(crate) fn change_settings(
         &mut self,
         groups: &[(Group, Hyper)],
+        group: Option<usize>,
         policy: &Policy,
     ) -> Result<(), Error> {
         match self {
             Self::Cpu(_) => {
-                let _ = (groups, policy); // they come with each step
+                let _ = (groups, group, policy); // they come with each step
                 Ok(())
             }
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.change_settings(groups, policy),
-        }
-    }
-
-    /// As `change_settings`, where one group alone has others.
-    pub(crate) fn change_group(
-        &mut self,
-        groups: &[(Group, Hyper)],
-        index: usize,
-        policy: &Policy,
-    ) -> Result<(), Error> {
-        match self {
-            Self::Cpu(_) => {
-                let _ = (groups, index, policy);
-                Ok(())
-            }
-            #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.change_group(groups, index, policy),
+            Self::Cuda(cuda) => cuda.change_settings(groups, group, policy),
         }
     }
 

@@ -130,7 +130,7 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// What the gradients were multiplied with, besides a loss scale that the device keeps.
+    /// What the gradients were multiplied by, apart from a loss scale that the device keeps.
     pub(crate) fn fixed_scale(&self) -> f64 {
         self.grad_scale * self.shared_scale
     }
@@ -608,7 +608,7 @@ impl Optimizer {
             *hyper = algorithm.resolve(group)?;
         }
         let before = std::mem::replace(&mut self.groups, groups);
-        match self.send_settings() {
+        match self.send_settings(None) {
             Ok(()) => {
                 self.algorithm = algorithm;
                 self.rate_changes += 1;
@@ -630,9 +630,7 @@ impl Optimizer {
         let changed = Group { lr: Some(lr), ..self.groups[index].0 };
         let hyper = self.algorithm.resolve(&changed)?;
         let before = std::mem::replace(&mut self.groups[index], (changed, hyper));
-        let (groups, policy) = (std::mem::take(&mut self.groups), self.policy);
-        let sent = self.ask(|backend| backend.change_group(&groups, index, &policy));
-        self.groups = groups;
+        let sent = self.send_settings(Some(index));
         if sent.is_err() {
             self.groups[index] = before;
         }
@@ -705,17 +703,18 @@ impl Optimizer {
 
     fn set_policy(&mut self, policy: Policy) -> Result<(), Error> {
         let before = std::mem::replace(&mut self.policy, policy);
-        let sent = self.send_settings();
+        let sent = self.send_settings(None);
         if sent.is_err() {
             self.policy = before;
         }
         sent
     }
 
-    fn send_settings(&mut self) -> Result<(), Error> {
+    /// All of them, or those of one group.
+    fn send_settings(&mut self, group: Option<usize>) -> Result<(), Error> {
         let groups = std::mem::take(&mut self.groups);
         let policy = self.policy;
-        let sent = self.ask(|backend| backend.change_settings(&groups, &policy));
+        let sent = self.ask(|backend| backend.change_settings(&groups, group, &policy));
         self.groups = groups;
         sent
     }
@@ -778,7 +777,7 @@ impl Optimizer {
         self.refuse_non_finite(outcome)
     }
 
-    /// What the loss of this step was multiplied with.
+    /// Takes over the factor by which the loss of this step was multiplied.
     fn take_shared_scale(&mut self) -> Result<(), Error> {
         let Some(scaler) = &self.scaler else { return Ok(()) };
         let shared_scale = scaler.scale();
@@ -810,7 +809,7 @@ impl Optimizer {
         Ok(counters)
     }
 
-    /// What is loaded. On an error the caller's state is half-way.
+    /// What is loaded. On an error the caller leaves the optimizer lost.
     pub(crate) fn set_counters(&mut self, counters: &Counters) -> Result<(), Error> {
         self.backend.set_counters(counters)?;
         if let Some(scaler) = self.scaler.as_ref().filter(|_| counters.loss_scale != 0.0) {

@@ -44,8 +44,8 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// For a thread that holds no other lock.
-    fn take(self) -> Held<'a> {
+    /// For a thread that holds no other lock, or where nobody else has the tensor.
+    pub(super) fn take(self) -> Held<'a> {
         match self {
             Self::ToRead(lock) => Held::Read(lock.read_recursive()),
             Self::ToWrite(lock) => Held::Write(lock.write()),

@@ -8,6 +8,9 @@ use libloading::Library;
 #[cfg(target_os = "linux")]
 use std::path::PathBuf;
 
+#[cfg(any(target_os = "linux", windows))]
+const REINSTALL: &str = "reinstall the NVIDIA driver, or use the CPU";
+
 /// Why no library was opened.
 #[derive(Debug)]
 pub(super) enum Refused {
@@ -49,7 +52,6 @@ pub(super) fn open(names: &[&str], versions: &[&str]) -> Result<Library, Refused
 #[cfg(target_os = "linux")]
 fn broken(file: &str, error: &libloading::Error) -> Option<Refused> {
     use std::error::Error as _;
-    const REINSTALL: &str = "reinstall the NVIDIA driver, or use the CPU";
     const STATIC: &str = "a statically linked program cannot load libraries: build for a glibc target, or with \
                           `-C target-feature=-crt-static`, or use the CPU";
     const EMPTY: &str = "the file is empty: in a container, where NVIDIA's runtime mounts the driver over such files, start it \
@@ -58,10 +60,12 @@ fn broken(file: &str, error: &libloading::Error) -> Option<Refused> {
     let loader = error.source().map_or_else(|| error.to_string(), |loader| loader.to_string());
     let text = if loader.contains(file) { loader } else { format!("{}: {loader}", path.display()) };
     let empty = path.metadata().is_ok_and(|metadata| metadata.len() == 0);
-    let remedy = match () {
-        () if empty => EMPTY,
-        () if cfg!(target_feature = "crt-static") => STATIC,
-        () => REINSTALL,
+    let remedy = if empty {
+        EMPTY
+    } else if cfg!(target_feature = "crt-static") {
+        STATIC
+    } else {
+        REINSTALL
     };
     Some(Refused::Broken { text, remedy })
 }
@@ -72,8 +76,7 @@ fn broken(file: &str, error: &libloading::Error) -> Option<Refused> {
     if std::io::Error::last_os_error().raw_os_error() == Some(MODULE_NOT_FOUND) {
         return None;
     }
-    let remedy = "reinstall the NVIDIA driver, or use the CPU";
-    Some(Refused::Broken { text: format!("{file}: {error}"), remedy })
+    Some(Refused::Broken { text: format!("{file}: {error}"), remedy: REINSTALL })
 }
 
 /// Elsewhere NVIDIA has no drivers.

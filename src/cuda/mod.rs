@@ -325,24 +325,17 @@ impl Cuda {
     pub(crate) fn change_settings(
         &mut self,
         groups: &[(Group, Hyper)],
+        group: Option<usize>,
         policy: &Policy,
     ) -> Result<(), Error> {
         let capturing = capturing(&self.stream)?;
-        self.send_settings(groups, policy, capturing)
-    }
-
-    /// As `change_settings`, of one group alone: the cost does not depend on how many there are.
-    pub(crate) fn change_group(
-        &mut self,
-        groups: &[(Group, Hyper)],
-        index: usize,
-        policy: &Policy,
-    ) -> Result<(), Error> {
-        let capturing = capturing(&self.stream)?;
-        match self.tables.hyper(index, groups.len(), groups[index].1, capturing)? {
-            true => Ok(()),
-            false => self.send_settings(groups, policy, capturing), // those of the others are not there yet
+        // One alone costs the same however many there are; unless those of the others are not there yet.
+        if let Some(index) = group
+            && self.tables.hyper(index, groups.len(), groups[index].1, capturing)?
+        {
+            return Ok(());
         }
+        self.send_settings(groups, policy, capturing)
     }
 
     fn send_settings(

@@ -107,9 +107,8 @@ impl Optimizer {
     /// [`Error::Io`] (from syncing the folder when the new file is in place already); [`Error::State`] for a path that names no
     /// file; [`Error::Lost`]; on a GPU [`Error::Cuda`], [`Error::Capture`].
     pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        self.check_named()?;
         let path = path.as_ref();
-        with_default_environment(|| save::save(self, path)).map_err(|fault| fault.at(path))
+        self.exchange(path, |optimizer| save::save(optimizer, path))
     }
 
     /// Takes the state that [`save`](Self::save) has written. The file must be of this algorithm, and of the same
@@ -128,12 +127,8 @@ impl Optimizer {
     /// [`Error::Cuda`] from the second reading leave the optimizer lost: every later call says [`Error::Lost`].
     /// Before: [`Error::Lost`], [`Error::Capture`].
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
-        self.check_named()?;
         let path = path.as_ref();
-        open(path)
-            .and_then(|mut file| with_default_environment(|| load::load(self, &mut file, true)))
-            .map(drop)
-            .map_err(|fault| fault.at(path))
+        self.exchange(path, |optimizer| load::load(optimizer, &mut open(path)?, true)).map(drop)
     }
 
     /// As [`load`](Self::load), of those parameters that both the file and the optimizer have, in any order: for
@@ -145,18 +140,14 @@ impl Optimizer {
     /// # Errors
     /// As `load`.
     pub fn load_matching(&mut self, path: impl AsRef<Path>) -> Result<Loaded, Error> {
-        self.check_named()?;
         let path = path.as_ref();
-        open(path)
-            .and_then(|mut file| with_default_environment(|| load::load(self, &mut file, false)))
-            .map_err(|fault| fault.at(path))
+        self.exchange(path, |optimizer| load::load(optimizer, &mut open(path)?, false))
     }
 
     /// [`load`](Self::load) from anything that can be read twice. For fuzzing.
     #[doc(hidden)]
     pub fn load_from(&mut self, source: &mut (impl Read + Seek)) -> Result<(), Error> {
-        self.check_named()?;
-        load::load(self, source, true).map(drop).map_err(|fault| fault.at(Path::new("(memory)")))
+        self.exchange(Path::new("(memory)"), |optimizer| load::load(optimizer, source, true)).map(drop)
     }
 
     /// Writes state of [`Adam`](crate::Adam) as PyTorch's `Adam` and `AdamW` call it. `names[i]` is the parameter that PyTorch
@@ -182,9 +173,8 @@ impl Optimizer {
     /// [`Error::State`] where the algorithm is not Adam, for a name that is unknown or occurs twice, and beyond 2^24 steps,
     /// where PyTorch's count ends; otherwise as [`save`](Self::save).
     pub fn save_torch(&mut self, path: impl AsRef<Path>, names: &[&str]) -> Result<(), Error> {
-        self.check_named()?;
         let path = path.as_ref();
-        with_default_environment(|| torch::save(self, path, names)).map_err(|fault| fault.at(path))
+        self.exchange(path, |optimizer| torch::save(optimizer, path, names))
     }
 
     /// Takes state of PyTorch's `Adam` or `AdamW`, from a file as [`save_torch`](Self::save_torch) describes it; in PyTorch:
@@ -205,11 +195,18 @@ impl Optimizer {
     /// [`Error::State`] where the algorithm is not Adam, for a name that is unknown or occurs twice, for a tensor that is
     /// missing, of another length or dtype, or of no named parameter; otherwise as [`load`](Self::load).
     pub fn load_torch(&mut self, path: impl AsRef<Path>, names: &[&str]) -> Result<(), Error> {
-        self.check_named()?;
         let path = path.as_ref();
-        open(path)
-            .and_then(|mut file| with_default_environment(|| torch::load(self, &mut file, names)))
-            .map_err(|fault| fault.at(path))
+        self.exchange(path, |optimizer| torch::load(optimizer, &mut open(path)?, names))
+    }
+
+    /// What every way in and out has in common.
+    fn exchange<T>(
+        &mut self,
+        path: &Path,
+        work: impl FnOnce(&mut Self) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
+        self.check_named()?;
+        with_default_environment(|| work(self)).map_err(|fault| fault.at(path))
     }
 }
 
