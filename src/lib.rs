@@ -180,6 +180,7 @@ compile_error!("fadam needs a 64-bit target: tensors and files may have more tha
 
 mod accumulate;
 mod algorithm;
+mod allocation;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // half of it is for a GPU alone
 mod args;
