@@ -1,5 +1,6 @@
 //! What went wrong, while the file's path is not at hand.
 
+use super::file::Failed;
 use crate::Error;
 use std::io;
 use std::path::Path;
@@ -17,6 +18,12 @@ pub(super) enum Fault {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         Self::Other(error)
+    }
+}
+
+impl From<Failed> for Fault {
+    fn from(Failed { doing, source }: Failed) -> Self {
+        Self::Io(doing, source)
     }
 }
 

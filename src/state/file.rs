@@ -1,14 +1,149 @@
-//! A file that appears whole or not at all.
+//! A file that appears whole or not at all, whatever fails meanwhile. Nothing here knows what is in it.
+//!
+//! ```text
+//! follow links, look at what is there          an error: nothing has happened
+//! remove what killed saves have left           may fail
+//! create a temporary file, 0600, and lock it   an error: nothing has happened
+//! write                                        ⎫
+//! old owner and mode, or those of a new file   ⎬ may fail (the middle one), else an error: the temporary file goes
+//! bring it to the disk                         ⎭
+//! rename                                       an error: as above, and the old file stands
+//! bring the folder to the disk                 may fail
+//! ```
+//!
+//! What may fail without an error is worth less than a checkpoint, and some file systems (CIFS, FUSE) know no modes, owners,
+//! locks, or syncing of folders. After the rename nothing can be taken back, so nothing there is an error.
+//!
+//! A temporary file's name tells which file it was to become, so that the next save to that one can remove what is left of
+//! killed saves. Whether its save still runs, the lock tells, which a process loses when it ends. A save that finds a file
+//! unlocked locks it and removes it; a save that has created a file and locked it looks whether it is still there. Names are
+//! random and never occur twice, so that a name means the same file for as long as it means one.
 
-use super::fault::{Fault, io, wrong};
-use std::fs::{self, File, OpenOptions};
-use std::io::{Error, ErrorKind};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{Error, ErrorKind, Result as IoResult};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// As many as Linux follows.
 const LONGEST_CHAIN_OF_LINKS: usize = 40;
+
+/// What was being done when the system refused; as of [`replace`], nothing has changed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) doing: &'static str,
+    pub(crate) source: Error,
+}
+
+fn failed(doing: &'static str) -> impl Fn(Error) -> Failed {
+    move |source| Failed { doing, source }
+}
+
+fn refused(doing: &'static str, kind: ErrorKind, why: &'static str) -> Failed {
+    Failed { doing, source: Error::new(kind, why) }
+}
+
+/// Has `write` fill a file beside `path` (it is told which), and puts that in its place when it is on the disk. A link stays,
+/// its target is replaced.
+pub(crate) fn replace<E: From<Failed>>(
+    path: &Path,
+    write: impl FnOnce(&mut File, &Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let (path, old) = look(path)?;
+    let Some(name) = path.file_name() else {
+        return Err(refused("replacing", ErrorKind::InvalidInput, "the path names no file").into());
+    };
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let prefix = format!(".fadam-{:016x}-", hash(name.as_encoded_bytes()));
+    remove_leftovers(folder, &prefix);
+    let like = old.or_else(|| usual(folder, &prefix));
+    let (mut file, mut temporary) = create(folder, &prefix)?;
+    write(&mut file, &temporary.path)?;
+    if let Some(like) = like {
+        dress(&file, &like);
+    }
+    file.sync_all().map_err(failed("syncing"))?;
+    match uninterrupted(|| fs::rename(&temporary.path, &path)) {
+        // A network file system may report an error of a rename that it has done.
+        Err(error) if !is_at(&file, &path) => return Err(failed("replacing")(error).into()),
+        _ => temporary.renamed = true,
+    }
+    sync_folder(folder);
+    Ok(())
+}
+
+/// Opens a file to read. A pipe would block, and a device might do anything.
+pub(crate) fn open(path: &Path) -> Result<File, Failed> {
+    let check = |found: Metadata| is_file(&found).map_err(failed("opening"));
+    check(uninterrupted(|| fs::metadata(path)).map_err(failed("opening"))?)?;
+    let mut options = OpenOptions::new();
+    let file = without_waiting(options.read(true)).open(path).map_err(failed("opening"))?;
+    check(uninterrupted(|| file.metadata()).map_err(failed("opening"))?)?; // it may be another one by now
+    Ok(file)
+}
+
+fn is_file(found: &Metadata) -> IoResult<()> {
+    if found.is_file() {
+        return Ok(());
+    }
+    let kind = if found.is_dir() { ErrorKind::IsADirectory } else { ErrorKind::InvalidInput };
+    Err(Error::new(kind, "not a regular file"))
+}
+
+/// Where a chain of links ends, and the file that is there.
+fn look(path: &Path) -> Result<(PathBuf, Option<Metadata>), Failed> {
+    let mut path = path.to_path_buf();
+    for _ in 0..LONGEST_CHAIN_OF_LINKS {
+        match uninterrupted(|| fs::symlink_metadata(&path)) {
+            Ok(found) if found.is_symlink() => {
+                let target =
+                    uninterrupted(|| fs::read_link(&path)).map_err(failed("following the link at"))?;
+                path = path.parent().unwrap_or(Path::new("")).join(target);
+            }
+            // Else a device or a pipe would be replaced.
+            Ok(found) => return is_file(&found).map_err(failed("replacing")).map(|()| (path, Some(found))),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok((path, None));
+            }
+            Err(error) => return Err(failed("looking at")(error)),
+        }
+    }
+    Err(refused("following the links at", ErrorKind::InvalidInput, "too many symbolic links"))
+}
+
+/// FNV-1a: the same in every process and every release.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A name that no file has had.
+fn fresh(folder: &Path, prefix: &str) -> PathBuf {
+    folder.join(format!("{prefix}{:016x}.tmp", RandomState::new().hash_one(process::id())))
+}
+
+/// Files of saves to the same name that no process is writing to. Whatever cannot be told or done is left to the next save.
+fn remove_leftovers(folder: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_str().unwrap_or_default();
+        let ours = name.starts_with(prefix) && name.ends_with(".tmp");
+        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let mut options = OpenOptions::new();
+        if let Ok(file) = without_waiting(options.write(true)).open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
 
 /// A file under another name, removed unless it has been renamed.
 struct Temporary {
@@ -19,77 +154,129 @@ struct Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.renamed {
-            // The error to report is the one that led here.
-            let _ = fs::remove_file(&self.path);
+            // The error to report is the one that led here; what stays is removed by the next save.
+            let _ = uninterrupted(|| fs::remove_file(&self.path));
         }
     }
 }
 
-/// Writes a file beside `path` and puts it in its place when it is on the disk. A link stays, its target is replaced.
-pub(super) fn replace(path: &Path, write: impl FnOnce(&mut File) -> Result<(), Fault>) -> Result<(), Fault> {
-    let path = follow(path)?;
-    if path.file_name().is_none() {
-        return wrong("the path names no file");
-    }
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let old = fs::metadata(&path).ok();
-    if old.as_ref().is_some_and(|old| !old.is_file()) {
-        // Else a device or a pipe would be replaced.
-        let kind = if path.is_dir() { ErrorKind::IsADirectory } else { ErrorKind::InvalidInput };
-        return Err(Fault::Io("replacing", Error::new(kind, "not a file")));
-    }
-    let (mut file, mut temporary) = create(folder)?;
-    if let Some(old) = old {
-        file.set_permissions(old.permissions()).map_err(io("keeping the permissions of"))?;
-    }
-    write(&mut file)?;
-    file.sync_all().map_err(io("writing"))?;
-    drop(file);
-    fs::rename(&temporary.path, &path).map_err(io("replacing"))?;
-    temporary.renamed = true;
-    sync_folder(folder)
-}
-
-/// Where a chain of links ends, whether a file is there or not.
-fn follow(path: &Path) -> Result<PathBuf, Fault> {
-    let mut path = path.to_path_buf();
-    for _ in 0..LONGEST_CHAIN_OF_LINKS {
-        match fs::read_link(&path) {
-            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
-            Err(_) => return Ok(path), // no link, or nothing there
-        }
-    }
-    wrong("the path leads through too many symbolic links")
-}
-
-/// A name of its own: another process may be saving to the same path, and one that was killed may have left its file.
-fn create(folder: &Path) -> Result<(File, Temporary), Fault> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
+/// A file that is locked while it is open.
+fn create(folder: &Path, prefix: &str) -> Result<(File, Temporary), Failed> {
+    let mut prefix = prefix;
     loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!(".fadam-{}-{number}.tmp", process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => return Ok((file, Temporary { path, renamed: false })),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Fault::Io("creating a temporary file beside", error)),
+        let path = fresh(folder, prefix);
+        let file = match private(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            file => file.map_err(failed("creating a temporary file beside"))?,
+        };
+        let temporary = Temporary { path, renamed: false };
+        if prefix == UNLOCKED {
+            return Ok((file, temporary));
+        }
+        match file.try_lock() {
+            Ok(()) if !is_gone(&temporary.path) => return Ok((file, temporary)),
+            // Another save took it for a leftover, before it was locked.
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            // No locks here: a save that could lock it might remove it.
+            Err(TryLockError::Error(_)) => prefix = UNLOCKED,
         }
     }
 }
 
-/// The new name is on the disk only when the folder is.
-#[cfg(all(unix, not(miri)))]
-fn sync_folder(folder: &Path) -> Result<(), Fault> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()), // a file system that knows no such thing
-        result => result.map_err(io("syncing the folder of")),
+/// Of files that nobody removes but their own save.
+const UNLOCKED: &str = ".fadam-unlocked-";
+
+fn private(path: &Path) -> IoResult<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn is_gone(path: &Path) -> bool {
+    uninterrupted(|| fs::symlink_metadata(path)).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+fn uninterrupted<T>(call: impl Fn() -> IoResult<T>) -> IoResult<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 
-/// Elsewhere a folder cannot be opened as a file, and miri cannot sync one.
-#[cfg(not(all(unix, not(miri))))]
-fn sync_folder(_: &Path) -> Result<(), Fault> {
-    Ok(())
+#[cfg(unix)]
+mod system {
+    use super::{File, IoResult, Metadata, OpenOptions, Path, fresh, fs};
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+
+    /// Neither for a pipe's other end nor for a device.
+    pub(super) fn without_waiting(options: &mut OpenOptions) -> &mut OpenOptions {
+        options.custom_flags(libc::O_NONBLOCK)
+    }
+
+    /// What the system gives a new file here (0666 less the umask): a look at one that is gone again. The umask itself can
+    /// only be read by changing it, for all threads.
+    pub(super) fn usual(folder: &Path, prefix: &str) -> Option<Metadata> {
+        let path = fresh(folder, prefix);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path).ok()?;
+        let found = file.metadata();
+        let _ = fs::remove_file(path);
+        found.ok()
+    }
+
+    /// Owner and mode of another file. Who may not give files away keeps the group at the least; where not even that, the
+    /// group that the file has now may do no more with it than others may.
+    pub(super) fn dress(file: &File, like: &Metadata) {
+        let own = |file: &File| file.metadata().map(|own| (own.uid(), own.gid()));
+        let (uid, gid) = (like.uid(), like.gid());
+        if own(file).is_ok_and(|own| own != (uid, gid)) && fchown(file, Some(uid), Some(gid)).is_err() {
+            let _ = fchown(file, None, Some(gid));
+        }
+        let mut mode = like.mode() & 0o777;
+        if own(file).is_ok_and(|(_, own)| own != gid) {
+            mode &= !0o070 | (mode & 0o007) << 3;
+        }
+        let _ = file.set_permissions(fs::Permissions::from_mode(mode));
+    }
+
+    pub(super) fn is_at(file: &File, path: &Path) -> bool {
+        match (file.metadata(), fs::symlink_metadata(path)) {
+            (Ok(file), Ok(there)) => (file.dev(), file.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        }
+    }
+
+    /// The new name is on the disk only when the folder is. Miri cannot.
+    pub(super) fn sync_folder(folder: &Path) {
+        if !cfg!(miri) {
+            let _ = File::open(folder).and_then(|folder: File| -> IoResult<()> { folder.sync_all() });
+        }
+    }
 }
+
+/// Elsewhere there are neither modes nor owners, and a folder cannot be opened as a file.
+#[cfg(not(unix))]
+mod system {
+    use super::{File, Metadata, OpenOptions, Path};
+
+    pub(super) fn without_waiting(options: &mut OpenOptions) -> &mut OpenOptions {
+        options
+    }
+
+    pub(super) fn usual(_: &Path, _: &str) -> Option<Metadata> {
+        None
+    }
+
+    pub(super) fn dress(_: &File, _: &Metadata) {}
+
+    pub(super) fn is_at(_: &File, _: &Path) -> bool {
+        false
+    }
+
+    pub(super) fn sync_folder(_: &Path) {}
+}
+
+use system::{dress, is_at, sync_folder, usual, without_waiting};

@@ -1,8 +1,11 @@
 //! The header of a safetensors file: an eight-byte length, then JSON. Nothing in it is believed before it is checked.
 
 use super::fault::{Fault, io, shown, wrong};
-use super::json::{Fields, parse};
-use serde_json::Value;
+use super::json::{Fields, entries};
+use super::{Slot, tensor_name};
+use crate::Optimizer;
+use crate::allocation::{collected, filled};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 
@@ -10,6 +13,8 @@ use std::io::{Read, Seek, SeekFrom};
 pub(super) const PREFIX: usize = 8;
 /// The limit of the safetensors crate.
 pub(super) const LARGEST: u64 = 100_000_000;
+/// However small an optimizer is, its header may be as long.
+const GENEROUS: u64 = 4 << 20;
 /// Bytes of one element.
 const SIZES: [(&str, u64); 13] = [
     ("F64", 8),
@@ -27,76 +32,141 @@ const SIZES: [(&str, u64); 13] = [
     ("BOOL", 1),
 ];
 
+#[derive(Debug)]
 pub(super) struct Tensor {
-    pub(super) dtype: String,
+    pub(super) dtype: &'static str,
+    /// Bytes of one element.
+    pub(super) size: usize,
     pub(super) elements: u64,
     /// Where its bytes are in the file.
     pub(super) begin: u64,
     pub(super) end: u64,
+    /// The CRC-32 that its bytes should have, if the file says so.
+    pub(super) sum: Option<u32>,
 }
 
-pub(super) struct Header {
-    pub(super) bytes: Vec<u8>,
-    pub(super) metadata: Option<Value>,
+pub(super) struct Header<'a> {
+    pub(super) text: &'a str,
+    pub(super) metadata: Option<&'a RawValue>,
     pub(super) tensors: BTreeMap<String, Tensor>,
 }
 
-impl Header {
-    /// Reads it, and makes sure that the tensors fill the rest of the file, without a gap and without overlap.
-    pub(super) fn read(source: &mut (impl Read + Seek)) -> Result<Self, Fault> {
-        let size = source.seek(SeekFrom::End(0)).map_err(io("asking for the length of"))?;
-        source.rewind().map_err(io("reading"))?;
-        let Some(rest) = size.checked_sub(PREFIX as u64) else {
-            return wrong(format!("it has {size} bytes, too few for a safetensors file"));
+/// How long a header may be for an optimizer: four times as long as its own would be. A header costs a few times its length
+/// in memory, and what cannot be a state of this optimizer shall not cost more.
+fn limit(optimizer: &Optimizer) -> u64 {
+    // In an entry of a tensor, its checksum and the entry of a parameter, but for names.
+    const TENSOR: usize = 110 + 20;
+    const PARAMETER: usize = 220;
+    let mut bytes = 4096 + 200 * optimizer.groups.len();
+    for (index, parameter) in optimizer.parameters.iter().enumerate() {
+        let slots =
+            Slot::ALL.into_iter().filter(|slot| optimizer.backend.slot(index, *slot).is_some()).count();
+        bytes += PARAMETER + slots * TENSOR + (1 + 2 * slots) * longest(&parameter.name);
+    }
+    (4 * bytes as u64).clamp(GENEROUS, LARGEST)
+}
+
+/// Bytes of a name as a JSON string within a JSON string.
+fn longest(name: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' => 4,
+        _ if byte.is_ascii_control() => 7,
+        _ => 1,
+    };
+    name.bytes().map(escaped).sum()
+}
+
+/// The header's JSON, and the length of the whole file.
+pub(super) fn read(source: &mut (impl Read + Seek), optimizer: &Optimizer) -> Result<(Vec<u8>, u64), Fault> {
+    let size = source.seek(SeekFrom::End(0)).map_err(io("asking for the length of"))?;
+    source.rewind().map_err(io("reading"))?;
+    let Some(rest) = size.checked_sub(PREFIX as u64) else {
+        return wrong(format!("it has {size} bytes, too few for a safetensors file"));
+    };
+    let mut length = [0; PREFIX];
+    source.read_exact(&mut length).map_err(io("reading"))?;
+    let length = u64::from_le_bytes(length);
+    if length > rest {
+        return wrong(format!(
+            "it is no safetensors file, or cut off: its header would be {length} bytes long"
+        ));
+    }
+    let limit = limit(optimizer);
+    if length > limit {
+        return wrong(format!(
+            "its header is {length} bytes long, and for this optimizer no more than {limit} are read"
+        ));
+    }
+    let mut bytes = filled(0, length as usize, "the header")?;
+    source.read_exact(&mut bytes).map_err(io("reading"))?;
+    Ok((bytes, size))
+}
+
+impl<'a> Header<'a> {
+    /// Makes sure that the tensors fill the rest of the file, without a gap and without overlap.
+    pub(super) fn parse(bytes: &'a [u8], size: u64) -> Result<Self, Fault> {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return wrong("the header is not JSON: it is not UTF-8");
         };
-        let mut length = [0; PREFIX];
-        source.read_exact(&mut length).map_err(io("reading"))?;
-        let length = u64::from_le_bytes(length);
-        if length > rest.min(LARGEST) {
-            return wrong(format!(
-                "it is no safetensors file, or cut off: its header would be {length} bytes long"
-            ));
-        }
-        let mut bytes = vec![0; length as usize];
-        source.read_exact(&mut bytes).map_err(io("reading"))?;
+        let data = (PREFIX + bytes.len()) as u64;
         let mut metadata = None;
         let mut tensors = BTreeMap::new();
-        for (name, value) in Fields::of("the header", parse("the header", &bytes)?)?.pairs() {
-            if name == "__metadata__" {
-                metadata = Some(value);
-            } else {
-                let tensor = tensor(&name, value, PREFIX as u64 + length)?;
-                tensors.insert(name, tensor);
-            }
+        entries("the header", text, |name, value| {
+            let twice = match name.as_str() {
+                "__metadata__" => metadata.replace(value).is_some(),
+                _ => tensors.insert(name.clone(), tensor(&name, value, data)?).is_some(),
+            };
+            if twice { wrong(format!("{} occurs twice", shown(&name))) } else { Ok(()) }
+        })?;
+        fill(&tensors, data, size)?;
+        Ok(Self { text, metadata, tensors })
+    }
+
+    /// Takes out a tensor, and what it is called.
+    pub(super) fn take(&mut self, name: &str) -> Option<(String, Tensor)> {
+        self.tensors.remove_entry(name)
+    }
+
+    /// Leaves out whatever there is of a parameter.
+    pub(super) fn leave_out(&mut self, parameter: &str) {
+        for slot in Slot::ALL {
+            self.tensors.remove(&tensor_name(slot, parameter));
         }
-        fill(&tensors, PREFIX as u64 + length, size)?;
-        Ok(Self { bytes, metadata, tensors })
     }
 }
 
-fn tensor(name: &str, value: Value, data: u64) -> Result<Tensor, Fault> {
+fn tensor(name: &str, value: &RawValue, data: u64) -> Result<Tensor, Fault> {
     let name = shown(name);
-    let mut fields = Fields::of(format!("tensor {name}"), value)?;
-    let (dtype, shape, offsets) =
-        (fields.text("dtype")?, fields.wholes("shape")?, fields.wholes("data_offsets")?);
+    let mut fields = Fields::of(format!("tensor {name}"), value.get())?;
+    let dtype = fields.text("dtype")?;
+    let mut elements = Some(1_u64);
+    fields.wholes("shape", |n| elements = elements.and_then(|product| product.checked_mul(n)))?;
+    let (mut offsets, mut count) = ([0; 2], 0);
+    fields.wholes("data_offsets", |offset| {
+        if let Some(known) = offsets.get_mut(count) {
+            *known = offset;
+        }
+        count += 1;
+    })?;
     fields.finish()?;
-    let Some((_, size)) = SIZES.iter().find(|(known, _)| *known == dtype) else {
+    let Some(&(dtype, size)) = SIZES.iter().find(|(known, _)| *known == dtype) else {
         return wrong(format!("tensor {name} has the unknown dtype {}", shown(&dtype)));
     };
-    let elements = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
-    let bytes = elements.and_then(|elements| elements.checked_mul(*size));
-    let (Some(elements), Some(bytes), &[begin, end]) = (elements, bytes, &offsets[..]) else {
+    let bytes = elements.and_then(|elements| elements.checked_mul(size));
+    let (Some(elements), Some(bytes), 2) = (elements, bytes, count) else {
         return wrong(format!("tensor {name} has a shape or offsets that cannot be"));
     };
+    let [begin, end] = offsets;
     if end.checked_sub(begin) != Some(bytes) {
         return wrong(format!("tensor {name} is to take {bytes} bytes, its offsets are {begin} and {end}"));
     }
     // At most 2^53 each.
-    Ok(Tensor { dtype, elements, begin: data + begin, end: data + end })
+    Ok(Tensor { dtype, size: size as usize, elements, begin: data + begin, end: data + end, sum: None })
 }
 
 fn fill(tensors: &BTreeMap<String, Tensor>, data: u64, size: u64) -> Result<(), Fault> {
-    let mut row: Vec<_> = tensors.iter().map(|(name, tensor)| (tensor.begin, tensor.end, name)).collect();
+    let spans = tensors.iter().map(|(name, tensor)| (tensor.begin, tensor.end, name));
+    let mut row = collected(spans, "the header's tensors")?;
     row.sort_unstable();
     let mut filled = data;
     for (begin, end, name) in row {

@@ -1,74 +1,71 @@
 //! Whether a file fits an optimizer, all of it, before anything changes.
 
 use super::fault::{Fault, shown, wrong};
-use super::header::Header;
+use super::header::{self, Header};
 use super::manifest::{self, Manifest};
-use super::read::{self, Plan};
-use super::{Loaded, Slot, checksum, json, tensor_name};
+use super::read::{Origin, Plan};
+use super::{Loaded, Slot, describe, tensor_name};
 use crate::Optimizer;
-use std::collections::HashSet;
+use crate::allocation::{filled, reserve};
+use std::collections::BTreeSet;
 use std::io::{Read, Seek};
 
+/// All parameters, or with `matching` those that both have.
 pub(super) fn load(
     optimizer: &mut Optimizer,
     source: &mut (impl Read + Seek),
-    strict: bool,
+    matching: bool,
 ) -> Result<Loaded, Fault> {
     optimizer.check_lost()?;
-    let mut header = Header::read(source)?;
+    let (bytes, size) = header::read(source, optimizer)?;
+    let mut header = Header::parse(&bytes, size)?;
     let manifest = Manifest::read(&mut header)?;
-    verify(source, &header, manifest.checksums)?;
-    let here = manifest::algorithm_name(&optimizer.algorithm);
+    let here = describe::algorithm_name(&optimizer.algorithm);
     if manifest.algorithm != here {
         return wrong(format!("it is of {}, this optimizer is `{here}`", shown(&manifest.algorithm)));
     }
-    if strict {
+    if !matching {
         same_order(optimizer, &manifest.parameters)?;
     }
-    let mut plan = Plan::default();
+    let mut plan = Plan::new(Origin::Fadam);
     let mut loaded = Loaded::default();
-    let mut known = HashSet::new();
+    let mut seen = filled(false, optimizer.parameters.len(), "what is to be loaded")?;
+    let mut names = BTreeSet::new();
     for saved in manifest.parameters {
-        let name = saved.name.clone();
-        if !known.insert(name.clone()) {
-            return wrong(format!("it has parameter {} twice", shown(&name)));
+        let name = &saved.name;
+        if !names.insert(name.clone()) {
+            return wrong(format!("it has parameter {} twice", shown(name)));
         }
-        let Some(&index) = optimizer.by_name.get(&name) else {
-            for slot in Slot::ALL {
-                header.tensors.remove(&tensor_name(slot, &name));
-            }
-            loaded.unexpected.push(name);
+        let Some(&index) = optimizer.by_name.get(name) else {
+            header.leave_out(name);
+            list(&mut loaded.unexpected, name)?;
             continue;
         };
+        seen[index] = true;
+        if matching && saved.len != optimizer.parameters[index].len as u64 {
+            header.leave_out(name);
+            list(&mut loaded.resized, name)?;
+            continue;
+        }
         fits(optimizer, index, &saved)?;
-        plan.parameter(optimizer, index, saved.progress, &mut header, &Slot::ALL, |slot| {
-            tensor_name(slot, &name)
-        })?;
+        let progress = (index, saved.progress);
+        plan.parameter(optimizer, progress, &mut header, &Slot::ALL, |slot| tensor_name(slot, name))?;
     }
     if let Some(tensor) = header.tensors.keys().next() {
         return wrong(format!("it has {}, which this optimizer does not keep", shown(tensor)));
     }
-    let names = optimizer.parameters.iter().map(|parameter| &parameter.name);
-    loaded.missing = names.filter(|name| !known.contains(*name)).cloned().collect();
-    plan.counters = strict.then_some(manifest.counters);
+    for (parameter, _) in optimizer.parameters.iter().zip(seen).filter(|(_, seen)| !seen) {
+        list(&mut loaded.missing, &parameter.name)?;
+    }
+    plan.counters = (!matching).then_some(manifest.counters);
     plan.carry_out(optimizer, source)?;
     Ok(loaded)
 }
 
-/// All data against their checksums.
-fn verify(
-    source: &mut (impl Read + Seek),
-    header: &Header,
-    mut checksums: json::Fields,
-) -> Result<(), Fault> {
-    let mut row: Vec<_> = header.tensors.iter().collect();
-    row.sort_unstable_by_key(|(_, tensor)| tensor.begin); // as the disk has them
-    for (name, tensor) in row {
-        if checksums.text(name)? != checksum::hex(read::sum(source, tensor)?) {
-            return wrong(format!("{} is damaged: its checksum differs", shown(name)));
-        }
-    }
-    checksums.finish()
+fn list(names: &mut Vec<String>, name: &str) -> Result<(), Fault> {
+    reserve(names, 1, "the names that were left out")?;
+    names.push(name.to_string());
+    Ok(())
 }
 
 /// The same names in the same order.

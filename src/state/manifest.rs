@@ -2,13 +2,12 @@
 
 use super::fault::{Fault, shown, wrong};
 use super::header::Header;
-use super::json::Fields;
+use super::json::{Fields, elements, entries};
 use super::{FORMAT, VERSION, checksum};
-use crate::algorithm::Hyper;
+use crate::LossScale;
+use crate::allocation::reserve;
 use crate::args::Progress;
 use crate::backend::Counters;
-use crate::{Algorithm, Decay, Error, LossScale, NonFinite, Optimizer};
-use serde_json::{Map, Value, json};
 
 pub(super) struct Parameter {
     pub(super) name: String,
@@ -23,119 +22,16 @@ pub(super) struct Manifest {
     /// In the order of registration.
     pub(super) parameters: Vec<Parameter>,
     pub(super) counters: Counters,
-    /// By tensor.
-    pub(super) checksums: Fields,
 }
-
-// ---- writing ----
-
-/// The metadata of an optimizer's file, but for checksums.
-pub(super) fn describe(optimizer: &mut Optimizer) -> Result<Map<String, Value>, Error> {
-    let counters = optimizer.counters()?;
-    let mut parameters = Vec::with_capacity(optimizer.parameters.len());
-    for index in 0..optimizer.parameters.len() {
-        let progress = optimizer.ask(|backend| backend.progress(index))?;
-        let parameter = &optimizer.parameters[index];
-        parameters.push(json!({
-            "name": parameter.name,
-            "len": parameter.len,
-            "dtype": parameter.dtype.name(),
-            "group": parameter.group,
-            "step": progress.step,
-            "start": progress.start,
-            "beta1_power": bits(progress.beta1_power),
-            "beta2_power": bits(progress.beta2_power),
-        }));
-    }
-    let groups: Vec<Value> = optimizer.groups.iter().map(|(_, hyper)| group(hyper)).collect();
-    let counters = json!({
-        "step": counters.step,
-        "skipped_steps": counters.skipped_steps,
-        "clipped_updates": counters.clipped_updates,
-        "schedule_step": counters.schedule_step,
-        "loss_scale": bits(counters.loss_scale),
-        "good_steps": counters.good_steps,
-    });
-    let mut metadata = Map::new();
-    let mut put = |key: &str, value: String| metadata.insert(key.into(), value.into());
-    put("format", FORMAT.into());
-    put("version", VERSION.to_string());
-    put("optimizer", configuration(optimizer).to_string());
-    put("groups", Value::from(groups).to_string());
-    put("parameters", Value::from(parameters).to_string());
-    put("counters", counters.to_string());
-    Ok(metadata)
-}
-
-/// An f64 exactly, for every reader.
-fn bits(number: f64) -> String {
-    format!("{:016x}", number.to_bits())
-}
-
-pub(super) fn algorithm_name(algorithm: &Algorithm) -> &'static str {
-    match algorithm {
-        Algorithm::Adam(_) => "adam",
-        Algorithm::FAdam(_) => "fadam",
-        Algorithm::FisherAdam(_) => "fisher_adam",
-    }
-}
-
-/// The object that `replay` takes.
-fn configuration(optimizer: &Optimizer) -> Value {
-    let Optimizer { algorithm, policy, storage, .. } = optimizer;
-    let mut object = match *algorithm {
-        Algorithm::Adam(a) => json!({
-            "lr": a.lr, "beta1": a.betas.0, "beta2": a.betas.1, "eps": a.eps, "weight_decay": a.weight_decay,
-            "decay": match a.decay { Decay::L2 => "l2", Decay::Decoupled => "decoupled" },
-            "amsgrad": a.amsgrad, "maximize": a.maximize,
-        }),
-        Algorithm::FAdam(a) => json!({
-            "lr": a.lr, "beta1": a.betas.0, "beta2": a.betas.1, "eps0": a.eps0, "eps_decay": a.eps_decay,
-            "kappa": a.kappa, "weight_decay": a.weight_decay, "decay_cap": a.decay_cap,
-        }),
-        Algorithm::FisherAdam(a) => json!({
-            "lr": a.lr, "beta1": a.betas.0, "beta2": a.betas.1, "eps": a.eps, "eps2": a.eps2, "rho": a.rho,
-            "clip": a.clip, "weight_decay": a.weight_decay,
-        }),
-    };
-    object["algorithm"] = algorithm_name(algorithm).into();
-    object["max_grad_norm"] = policy.max_grad_norm.into();
-    object["grad_scale"] = policy.grad_scale.into();
-    object["non_finite"] = match policy.non_finite {
-        NonFinite::Skip => "skip",
-        NonFinite::Error => "error",
-        NonFinite::Propagate => "propagate",
-    }
-    .into();
-    object["master"] = storage.master.to_string().into();
-    object["moments"] = storage.moments.name().into();
-    object["seed"] = storage.seed.into();
-    if storage.rounds() {
-        object["rounding"] = storage.rounding.to_string().into();
-    }
-    object
-}
-
-/// What holds in one group, the default one's own included.
-fn group(hyper: &Hyper) -> Value {
-    let (beta1, beta2) = hyper.betas();
-    let (lr, eps, weight_decay) = match hyper {
-        Hyper::Adam(h) => (h.lr, h.eps, h.weight_decay),
-        Hyper::FAdam(h) => (h.lr, h.eps0, h.weight_decay),
-        Hyper::FisherAdam(h) => (h.lr, h.eps, h.weight_decay),
-    };
-    json!({ "lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay })
-}
-
-// ---- reading ----
 
 impl Manifest {
-    pub(super) fn read(header: &mut Header) -> Result<Self, Fault> {
+    /// Tells the header's tensors their checksums.
+    pub(super) fn read(header: &mut Header<'_>) -> Result<Self, Fault> {
         let Some(metadata) = header.metadata.take() else {
             return wrong("it is a safetensors file without metadata, and no state of fadam");
         };
-        let mut metadata = Fields::of("the metadata", metadata)?;
-        let format = metadata.text("format").unwrap_or_default();
+        let mut metadata = Fields::of("the metadata", metadata.get())?;
+        let format = if metadata.has("format") { metadata.text("format")? } else { String::new() };
         if format != FORMAT {
             let format = shown(&format);
             return wrong(format!("it is no state of fadam: its format is {format}, expected `{FORMAT}`"));
@@ -146,28 +42,56 @@ impl Manifest {
             let by = if newer { ", written by a newer fadam" } else { "" };
             return wrong(format!("it has format version {}{by}; this one reads {VERSION}", shown(&version)));
         }
-        metadata.text(checksum::FIELD)?;
-        if !checksum::is_sealed(&header.bytes) {
-            return wrong("its header is damaged: the checksum differs");
-        }
-        let algorithm = Fields::of("`optimizer`", metadata.document("optimizer")?)?.text("algorithm")?;
+        check_seal(header.text, metadata.raw(checksum::FIELD)?)?;
+        let algorithm = metadata.document("optimizer")?.fields()?.text("algorithm")?;
         let mut groups = Vec::new();
-        for group in metadata.list("groups")? {
-            let mut group = Fields::of("a group", group)?;
+        let list = metadata.document("groups")?;
+        elements(&list.what, &list.text, |group| {
+            let mut group = Fields::of("a group", group.get())?;
+            reserve(&mut groups, 1, "the header's groups")?;
             groups.push((group.number("beta1")?, group.number("beta2")?));
-        }
+            Ok(())
+        })?;
         let mut parameters = Vec::new();
-        for value in metadata.list("parameters")? {
-            parameters.push(parameter(value, &groups)?);
-        }
-        let counters = counters(metadata.document("counters")?)?;
-        let checksums = Fields::of("`checksums`", metadata.document("checksums")?)?;
+        let list = metadata.document("parameters")?;
+        elements(&list.what, &list.text, |value| {
+            reserve(&mut parameters, 1, "the header's parameters")?;
+            parameters.push(parameter(value.get(), &groups)?);
+            Ok(())
+        })?;
+        let counters = counters(metadata.document("counters")?.fields()?)?;
+        let sums = metadata.document("checksums")?;
         metadata.finish()?;
-        Ok(Self { algorithm, parameters, counters, checksums })
+        entries(&sums.what, &sums.text, |name, sum| {
+            let sum = sum.get().trim_matches('"');
+            let crc = u32::from_str_radix(sum, 16).ok().filter(|&crc| checksum::hex(crc) == sum);
+            let Some(crc) = crc else { return wrong(format!("the checksum of {} is not one", shown(&name))) };
+            match header.tensors.get_mut(&name).map(|tensor| tensor.sum.replace(crc)) {
+                Some(None) => Ok(()),
+                Some(Some(_)) => wrong(format!("the checksum of {} occurs twice", shown(&name))),
+                None => wrong(format!("`checksums` has {}, which is unknown", shown(&name))),
+            }
+        })?;
+        match header.tensors.iter().find(|(_, tensor)| tensor.sum.is_none()) {
+            Some((name, _)) => wrong(format!("`checksums` has no {}", shown(name))),
+            None => Ok(Self { algorithm, parameters, counters }),
+        }
     }
 }
 
-fn parameter(value: Value, groups: &[(f64, f64)]) -> Result<Parameter, Fault> {
+/// Whether the header is as it was when its checksum was filled in: `field`, a part of it.
+fn check_seal(header: &str, field: &str) -> Result<(), Fault> {
+    let at = field.as_ptr().addr() - header.as_ptr().addr() + 1; // behind the quote
+    let digits = field.strip_prefix('"').and_then(|field| field.strip_suffix('"'));
+    let Some(digits) = digits else {
+        return wrong(format!("`{}` of the metadata is not a string", checksum::FIELD));
+    };
+    let same = digits.len() == checksum::BLANK.len()
+        && digits == checksum::hex(checksum::of_header(header.as_bytes(), at));
+    if same { Ok(()) } else { wrong("its header is damaged: the checksum differs") }
+}
+
+fn parameter(value: &str, groups: &[(f64, f64)]) -> Result<Parameter, Fault> {
     let mut fields = Fields::of("a parameter", value)?;
     let name = fields.text("name")?;
     let shown = shown(&name);
@@ -195,32 +119,31 @@ fn parameter(value: Value, groups: &[(f64, f64)]) -> Result<Parameter, Fault> {
 
 /// A number by its bits, `expected` in words and `allowed` by value.
 fn float(
-    fields: &mut Fields,
+    fields: &mut Fields<'_>,
     key: &str,
     expected: &str,
     allowed: impl Fn(f64) -> bool,
 ) -> Result<f64, Fault> {
     let text = fields.text(key)?;
     let number = u64::from_str_radix(&text, 16).map(f64::from_bits).unwrap_or(f64::NAN);
-    if bits(number) == text && allowed(number) {
+    if super::describe::bits(number) == text && allowed(number) {
         return Ok(number);
     }
     wrong(format!("`{key}` is {}, expected the bits of {expected}", shown(&text)))
 }
 
 /// β^t: a number from 0 to 1.
-fn power(fields: &mut Fields, key: &str) -> Result<f64, Fault> {
+fn power(fields: &mut Fields<'_>, key: &str) -> Result<f64, Fault> {
     float(fields, key, "a power", |power| (0.0..=1.0).contains(&power))
 }
 
 /// 0 stands for none.
-fn loss_scale(fields: &mut Fields) -> Result<f64, Fault> {
+fn loss_scale(fields: &mut Fields<'_>) -> Result<f64, Fault> {
     let allowed = |scale: f64| scale.to_bits() == 0 || LossScale::RANGE.contains(&scale);
     float(fields, "loss_scale", "a loss scale", allowed)
 }
 
-fn counters(value: Value) -> Result<Counters, Fault> {
-    let mut fields = Fields::of("`counters`", value)?;
+fn counters(mut fields: Fields<'_>) -> Result<Counters, Fault> {
     let counters = Counters {
         step: fields.whole("step")?,
         skipped_steps: fields.whole("skipped_steps")?,

@@ -4,6 +4,7 @@
 //! than [`PIECE`] bytes of it in memory.
 
 mod checksum;
+mod describe;
 mod fault;
 mod file;
 mod header;
@@ -14,14 +15,14 @@ mod read;
 mod save;
 mod slot;
 mod torch;
+mod values;
 mod write;
 
 pub(crate) use slot::{Slot, Stored};
 
 use crate::environment::with_default_environment;
 use crate::{Error, Optimizer};
-use fault::{Fault, io};
-use std::fs::File;
+use fault::Fault;
 use std::io::{Read, Seek};
 use std::path::Path;
 
@@ -55,6 +56,8 @@ pub struct Loaded {
     pub missing: Vec<String>,
     /// Parameters of the file that the optimizer does not have, in the file's order.
     pub unexpected: Vec<String>,
+    /// Parameters of both that have another number of elements in the file, in the file's order.
+    pub resized: Vec<String>,
 }
 
 impl Optimizer {
@@ -128,7 +131,7 @@ impl Optimizer {
     /// Before: [`Error::Lost`], [`Error::Capture`].
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
-        self.exchange(path, |optimizer| load::load(optimizer, &mut open(path)?, true)).map(drop)
+        self.exchange(path, |optimizer| load::load(optimizer, &mut file::open(path)?, false)).map(drop)
     }
 
     /// As [`load`](Self::load), of those parameters that both the file and the optimizer have, in any order: for
@@ -141,13 +144,13 @@ impl Optimizer {
     /// As `load`.
     pub fn load_matching(&mut self, path: impl AsRef<Path>) -> Result<Loaded, Error> {
         let path = path.as_ref();
-        self.exchange(path, |optimizer| load::load(optimizer, &mut open(path)?, false))
+        self.exchange(path, |optimizer| load::load(optimizer, &mut file::open(path)?, true))
     }
 
     /// [`load`](Self::load) from anything that can be read twice. For fuzzing.
     #[doc(hidden)]
     pub fn load_from(&mut self, source: &mut (impl Read + Seek)) -> Result<(), Error> {
-        self.exchange(Path::new("(memory)"), |optimizer| load::load(optimizer, source, true)).map(drop)
+        self.exchange(Path::new("(memory)"), |optimizer| load::load(optimizer, source, false)).map(drop)
     }
 
     /// Writes state of [`Adam`](crate::Adam) as PyTorch's `Adam` and `AdamW` call it. `names[i]` is the parameter that PyTorch
@@ -196,7 +199,7 @@ impl Optimizer {
     /// missing, of another length or dtype, or of no named parameter; otherwise as [`load`](Self::load).
     pub fn load_torch(&mut self, path: impl AsRef<Path>, names: &[&str]) -> Result<(), Error> {
         let path = path.as_ref();
-        self.exchange(path, |optimizer| torch::load(optimizer, &mut open(path)?, names))
+        self.exchange(path, |optimizer| torch::load(optimizer, &mut file::open(path)?, names))
     }
 
     /// What every way in and out has in common.
@@ -208,15 +211,6 @@ impl Optimizer {
         self.check_named()?;
         with_default_environment(|| work(self)).map_err(|fault| fault.at(path))
     }
-}
-
-fn open(path: &Path) -> Result<File, Fault> {
-    File::open(path).map_err(io("opening"))
-}
-
-/// Offset and length of each piece.
-fn pieces(bytes: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..bytes).step_by(PIECE).map(move |offset| (offset, PIECE.min(bytes - offset)))
 }
 
 /// As a file of this optimizer's calls it.

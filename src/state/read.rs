@@ -1,51 +1,90 @@
-//! From a file into the optimizer, in pieces, once everything is checked.
+//! From a file into the optimizer, in two readings of its tensors, each in the order of the file and a buffer full at a time.
+//!
+//! The first reading checks everything; nothing has changed when it refuses. The second one writes. A file may change between
+//! them (in place, by somebody who knows no better; [`save`](super::save) never does that), so what the second one has written
+//! must have the checksums of what the first one has seen. Else the optimizer is lost: it holds parts of two files.
 
+use super::PIECE;
 use super::fault::{Fault, io, shown, wrong};
 use super::header::{Header, Tensor};
 use super::slot::{Slot, Stored};
-use super::{PIECE, pieces};
+use super::values;
 use crate::Optimizer;
+use crate::allocation::{filled, reserve};
 use crate::args::Progress;
 use crate::backend::Counters;
 use crc32fast::Hasher;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
 
-/// A tensor of the optimizer's and its place in the file; nowhere: zeros.
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Of the same types as here, with checksums.
+    Fadam,
+    /// Narrower floats are widened, and the values looked at.
+    PyTorch,
+}
+
+/// A tensor of the optimizer's, and the one of the file that it is to be.
 struct Copy {
     index: usize,
     slot: Slot,
+    stored: Stored,
+    step: u64,
     bytes: usize,
-    from: Option<u64>,
+    /// Nowhere: zeros.
+    from: Option<Source>,
+}
+
+struct Source {
+    name: String,
+    tensor: Tensor,
+}
+
+impl Copy {
+    /// What the values of one piece take that are not the file's bytes.
+    fn room(&self) -> usize {
+        match &self.from {
+            Some(Source { tensor, .. }) if tensor.size == self.stored.size => 0,
+            _ => self.bytes.min(2 * PIECE),
+        }
+    }
 }
 
 /// What loading will change.
-#[derive(Default)]
 pub(super) struct Plan {
+    origin: Origin,
     copies: Vec<Copy>,
     progress: Vec<(usize, Progress)>,
     pub(super) counters: Option<Counters>,
 }
 
+const PLAN: &str = "what is to be loaded";
+
 impl Plan {
+    pub(super) fn new(origin: Origin) -> Self {
+        Self { origin, copies: Vec::new(), progress: Vec::new(), counters: None }
+    }
+
     /// Takes what the file has of these slots of a parameter; `name` says how the file calls a slot. A tensor that one side
     /// has and the other has not is an error, and so are another length and dtype.
     pub(super) fn parameter(
         &mut self,
         optimizer: &Optimizer,
-        index: usize,
-        progress: Progress,
-        header: &mut Header,
+        (index, progress): (usize, Progress),
+        header: &mut Header<'_>,
         slots: &[Slot],
         name: impl Fn(Slot) -> String,
     ) -> Result<(), Fault> {
         let len = optimizer.parameters[index].len;
         for &slot in slots {
             let name = name(slot);
-            match (optimizer.backend.slot(index, slot), header.tensors.remove(&name)) {
-                (Some(stored), Some(tensor)) => {
-                    check(&name, &tensor, stored, len)?;
-                    let bytes = len * stored.size;
-                    self.copies.push(Copy { index, slot, bytes, from: Some(tensor.begin) });
+            match (optimizer.backend.slot(index, slot), header.take(&name)) {
+                (Some(stored), Some((name, tensor))) => {
+                    self.check(&name, &tensor, stored, len)?;
+                    let (bytes, from) = (len * stored.size, Some(Source { name, tensor }));
+                    self.copy(Copy { index, slot, stored, step: progress.step, bytes, from })?;
                 }
                 (Some(_), None) => {
                     return wrong(format!("it has no {}, which this optimizer keeps", shown(&name)));
@@ -56,44 +95,77 @@ impl Plan {
                 (None, None) => {}
             }
         }
+        self.progress(index, progress)
+    }
+
+    /// A parameter begins anew.
+    pub(super) fn restart(&mut self, optimizer: &Optimizer, index: usize) -> Result<(), Fault> {
+        for slot in Slot::ALL {
+            if let Some(stored) = optimizer.backend.slot(index, slot) {
+                let bytes = optimizer.parameters[index].len * stored.size;
+                self.copy(Copy { index, slot, stored, step: 0, bytes, from: None })?;
+            }
+        }
+        self.progress(index, Progress::START)
+    }
+
+    fn check(&self, name: &str, tensor: &Tensor, stored: Stored, len: usize) -> Result<(), Fault> {
+        let name = shown(name);
+        let widens = self.origin == Origin::PyTorch && values::widens(tensor.dtype, stored.dtype);
+        if tensor.dtype != stored.dtype && !widens {
+            return wrong(format!("{name} is {} in the file, {} here", tensor.dtype, stored.dtype));
+        }
+        if tensor.elements != len as u64 {
+            return wrong(format!("{name} has {} elements in the file, {len} here", tensor.elements));
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, copy: Copy) -> Result<(), Fault> {
+        reserve(&mut self.copies, 1, PLAN)?;
+        self.copies.push(copy);
+        Ok(())
+    }
+
+    fn progress(&mut self, index: usize, progress: Progress) -> Result<(), Fault> {
+        reserve(&mut self.progress, 1, PLAN)?;
         self.progress.push((index, progress));
         Ok(())
     }
 
-    /// Puts a parameter back to where it was before its first step.
-    pub(super) fn restart(&mut self, optimizer: &Optimizer, index: usize) {
-        for slot in Slot::ALL {
-            if let Some(stored) = optimizer.backend.slot(index, slot) {
-                let bytes = optimizer.parameters[index].len * stored.size;
-                self.copies.push(Copy { index, slot, bytes, from: None });
-            }
-        }
-        self.progress.push((index, Progress::START));
-    }
-
-    /// Changes the optimizer. Where it fails, the optimizer is lost.
+    /// Changes the optimizer, when everything is checked. Where it fails after that, the optimizer is lost.
     pub(super) fn carry_out(
-        self,
+        mut self,
         optimizer: &mut Optimizer,
         source: &mut (impl Read + Seek),
     ) -> Result<(), Fault> {
+        self.copies.sort_unstable_by_key(|copy| copy.from.as_ref().map(|from| from.tensor.begin));
+        let mut room = filled(0, self.copies.iter().map(Copy::room).max().unwrap_or(0), PLAN)?;
+        let mut stream = Stream::new(source)?;
+        self.verify(&mut stream)?;
         optimizer.ask(|backend| backend.counters())?; // refuses a device that is dead or captures, nothing changed yet
         optimizer.lost = true;
         let backend = &mut optimizer.backend;
-        let mut buffer = vec![0; PIECE];
-        for Copy { index, slot, bytes, from } in self.copies {
-            match from {
-                Some(begin) => {
-                    source.seek(SeekFrom::Start(begin)).map_err(io("reading"))?;
+        for Copy { index, slot, stored, bytes, from, .. } in self.copies {
+            let mut offset = 0;
+            let Some(Source { name, tensor }) = from else {
+                room.fill(0);
+                while offset < bytes {
+                    let zeros = &room[..room.len().min(bytes - offset)];
+                    backend.write_slot(index, slot, offset, zeros)?;
+                    offset += zeros.len();
                 }
-                None => buffer.fill(0),
-            }
-            for (offset, len) in pieces(bytes) {
-                let piece = &mut buffer[..len];
-                if from.is_some() {
-                    source.read_exact(piece).map_err(io("reading"))?;
-                }
+                continue;
+            };
+            let sum = stream.read(&tensor, |piece| {
+                let same = tensor.size == stored.size;
+                let piece = if same { piece } else { values::widen(tensor.dtype, piece, &mut room) };
                 backend.write_slot(index, slot, offset, piece)?;
+                offset += piece.len();
+                Ok(())
+            })?;
+            if tensor.sum != Some(sum) {
+                return wrong(format!("{} changed while it was loaded", shown(&name)));
             }
         }
         for (index, progress) in self.progress {
@@ -105,30 +177,91 @@ impl Plan {
         optimizer.lost = false;
         Ok(())
     }
+
+    /// The first reading. Keeps the checksums of what it has seen.
+    fn verify(&mut self, stream: &mut Stream<'_, impl Read + Seek>) -> Result<(), Fault> {
+        for Copy { slot, step, from, .. } in &mut self.copies {
+            let Some(Source { name, tensor }) = from else { continue };
+            let mut first = 0;
+            let sum = stream.read(tensor, |piece| {
+                if self.origin == Origin::PyTorch {
+                    values::plausible(name, (*slot, *step), tensor.dtype, piece, first)?;
+                    first += (piece.len() / tensor.size) as u64;
+                }
+                Ok(())
+            })?;
+            if tensor.sum.is_some_and(|expected| expected != sum) {
+                return wrong(format!("{} is damaged: its checksum differs", shown(name)));
+            }
+            tensor.sum = Some(sum);
+        }
+        Ok(())
+    }
 }
 
-fn check(name: &str, tensor: &Tensor, stored: Stored, len: usize) -> Result<(), Fault> {
-    let name = shown(name);
-    if tensor.dtype != stored.dtype {
-        return wrong(format!("{name} is {} in the file, {} here", tensor.dtype, stored.dtype));
-    }
-    if tensor.elements != len as u64 {
-        return wrong(format!("{name} has {} elements in the file, {len} here", tensor.elements));
-    }
-    Ok(())
+/// A file as it is read in order: a buffer full at a time, however small its tensors are.
+pub(super) struct Stream<'a, R> {
+    source: &'a mut R,
+    buffer: Vec<u8>,
+    /// Where in the file the buffer's bytes begin, and how many they are.
+    begin: u64,
+    filled: usize,
 }
 
-/// The CRC-32 of a tensor.
-pub(super) fn sum(source: &mut (impl Read + Seek), tensor: &Tensor) -> Result<u32, Fault> {
-    source.seek(SeekFrom::Start(tensor.begin)).map_err(io("reading"))?;
-    let mut rest = tensor.end - tensor.begin;
-    let mut buffer = vec![0; rest.min(PIECE as u64) as usize];
-    let mut sum = Hasher::new();
-    while rest > 0 {
-        let piece = &mut buffer[..rest.min(PIECE as u64) as usize];
-        source.read_exact(piece).map_err(io("reading"))?;
-        sum.update(piece);
-        rest -= piece.len() as u64;
+impl<'a, R: Read + Seek> Stream<'a, R> {
+    pub(super) fn new(source: &'a mut R) -> Result<Self, Fault> {
+        let size = source.seek(SeekFrom::End(0)).map_err(io("asking for the length of"))?;
+        let buffer = filled(0, size.min(PIECE as u64) as usize, "a piece of a state file")?;
+        Ok(Self { source, buffer, begin: 0, filled: 0 })
     }
-    Ok(sum.finalize())
+
+    /// Hands out a tensor's bytes in parts of whole elements. Their CRC-32.
+    pub(super) fn read(
+        &mut self,
+        tensor: &Tensor,
+        mut each: impl FnMut(&[u8]) -> Result<(), Fault>,
+    ) -> Result<u32, Fault> {
+        let mut sum = Hasher::new();
+        let mut at = tensor.begin;
+        while at < tensor.end {
+            let wanted = (tensor.end - at).min(PIECE as u64) as usize;
+            let mut part = self.buffered(at, wanted, tensor.size);
+            if part.is_empty() {
+                self.fill(at)?;
+                part = self.buffered(at, wanted, tensor.size);
+            }
+            if part.is_empty() {
+                return Err(io("reading")(ErrorKind::UnexpectedEof.into()));
+            }
+            let part = &self.buffer[part];
+            sum.update(part);
+            each(part)?;
+            at += part.len() as u64;
+        }
+        Ok(sum.finalize())
+    }
+
+    /// What the buffer has from `at` on.
+    fn buffered(&self, at: u64, wanted: usize, element: usize) -> Range<usize> {
+        let start =
+            at.checked_sub(self.begin).map_or(self.filled, |start| start.min(self.filled as u64) as usize);
+        let len = wanted.min(self.filled - start) / element * element;
+        start..start + len
+    }
+
+    fn fill(&mut self, at: u64) -> Result<(), Fault> {
+        if at != self.begin + self.filled as u64 || self.filled == 0 {
+            self.source.seek(SeekFrom::Start(at)).map_err(io("reading"))?;
+        }
+        (self.begin, self.filled) = (at, 0);
+        while self.filled < self.buffer.len() {
+            match self.source.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => break,
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(io("reading")(error)),
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,50 +1,44 @@
 //! State of PyTorch's Adam and AdamW, by the names that their `state_dict()` has: `state.<i>.step`, `state.<i>.exp_avg`, …
 
-use super::fault::{Fault, shown, wrong};
-use super::file;
-use super::header::{Header, Tensor};
-use super::read::Plan;
+use super::fault::{Fault, io, shown, wrong};
+use super::header::{self, Header, Tensor};
+use super::read::{Origin, Plan};
+use super::save::check_path;
 use super::slot::{Slot, Stored};
-use super::write::{self, Content, write_to};
+use super::write::{Content, Room, Tensors, write_to};
+use super::{describe, file, values};
+use crate::allocation::{filled, reserve};
 use crate::args::Progress;
 use crate::{Algorithm, Optimizer};
-use std::cmp::Reverse;
-use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// PyTorch counts steps in an f32, which is exact so far.
 const MOST_STEPS: u64 = 1 << 24;
+/// In other types than PyTorch's own, which others write.
+const MOST_STEPS_OF_OTHERS: u64 = 1 << 32;
 
 pub(super) fn save(optimizer: &mut Optimizer, path: &Path, names: &[&str]) -> Result<(), Fault> {
-    let mut tensors = Vec::new();
+    check_path(path)?;
+    let mut tensors = Tensors::default();
     for (i, index) in numbered(optimizer, names)?.into_iter().enumerate() {
         let step = optimizer.ask(|backend| backend.progress(index))?.step;
         if step > MOST_STEPS {
             let name = shown(names[i]);
             return wrong(format!("{name} has {step} steps, and PyTorch counts to {MOST_STEPS} alone"));
         }
-        tensors.push(write::Tensor {
-            name: format!("state.{i}.step"),
-            stored: Stored::F32,
-            shape: Vec::new(),
-            content: Content::Number(step as f32),
-        });
+        tensors.add(format!("state.{i}.step"), Stored::F32, None, Content::Number(step as f32))?;
         for slot in Slot::MOMENTS {
-            let Some(stored) = optimizer.backend.slot(index, slot) else { continue };
-            tensors.push(write::Tensor {
-                name: name(i, slot),
-                stored,
-                shape: vec![optimizer.parameters[index].len],
-                content: Content::Slot(index, slot),
-            });
+            if let Some(stored) = optimizer.backend.slot(index, slot) {
+                let len = optimizer.parameters[index].len;
+                tensors.add(name(i, slot), stored, Some(len), Content::Slot(index, slot))?;
+            }
         }
     }
-    tensors.sort_by_key(|tensor| Reverse(tensor.stored.size)); // so that each is aligned for its type
-    let mut metadata = serde_json::Map::new();
-    metadata.insert("format".into(), "pt".into()); // as safetensors' own writer for PyTorch says
-    let header = write::header(&metadata, &tensors)?;
-    file::replace(path, |file| write_to(file, &header, optimizer, &tensors).map(drop))
+    let tensors = tensors.in_order()?;
+    let header = describe::torch_header(&tensors)?;
+    let mut room = Room::new(&tensors)?;
+    file::replace(path, |file, _| write_to(file, &header, optimizer, &tensors, &mut room))
 }
 
 pub(super) fn load(
@@ -53,25 +47,29 @@ pub(super) fn load(
     names: &[&str],
 ) -> Result<(), Fault> {
     let indices = numbered(optimizer, names)?;
-    let mut header = Header::read(source)?;
-    let mut plan = Plan::default();
-    let mut last = (Progress::START, (0.0, 0.0));
-    for (i, index) in indices.into_iter().enumerate() {
-        let slots = Slot::MOMENTS.map(|slot| name(i, slot));
+    let (bytes, size) = header::read(source, optimizer)?;
+    let mut header = Header::parse(&bytes, size)?;
+    let mut counts = Vec::new();
+    reserve(&mut counts, indices.len(), COUNTS)?;
+    for i in 0..indices.len() {
         let step = format!("state.{i}.step");
-        match header.tensors.remove(&step) {
-            Some(tensor) => {
-                let count = count(source, &step, &tensor)?;
-                let betas = optimizer.groups[optimizer.parameters[index].group].1.betas();
-                if last != (Progress { step: count, ..last.0 }, betas) {
-                    last = (powers(count, betas), betas);
-                }
-                plan.parameter(optimizer, index, last.0, &mut header, &Slot::MOMENTS, |slot| name(i, slot))?;
-            }
-            None if slots.iter().any(|slot| header.tensors.contains_key(slot)) => {
+        counts.push(match header.take(&step) {
+            Some((_, tensor)) => Some(count(source, &step, &tensor)?),
+            None if Slot::MOMENTS.iter().any(|&slot| header.tensors.contains_key(&name(i, slot))) => {
                 return wrong(format!("it has no `{step}`"));
             }
-            None => plan.restart(optimizer, index),
+            None => None,
+        });
+    }
+    let progress = progress(optimizer, &indices, &counts)?;
+    let mut plan = Plan::new(Origin::PyTorch);
+    for (i, (&index, progress)) in indices.iter().zip(progress).enumerate() {
+        match progress {
+            None => plan.restart(optimizer, index)?,
+            Some(progress) => {
+                let name = |slot| name(i, slot);
+                plan.parameter(optimizer, (index, progress), &mut header, &Slot::MOMENTS, name)?;
+            }
         }
     }
     if let Some(tensor) = header.tensors.keys().next() {
@@ -81,6 +79,8 @@ pub(super) fn load(
     plan.carry_out(optimizer, source)
 }
 
+const COUNTS: &str = "step counts";
+
 fn name(i: usize, slot: Slot) -> String {
     format!("state.{i}.{}", slot.name())
 }
@@ -88,40 +88,87 @@ fn name(i: usize, slot: Slot) -> String {
 /// The parameter behind each of PyTorch's numbers.
 fn numbered(optimizer: &Optimizer, names: &[&str]) -> Result<Vec<usize>, Fault> {
     if !matches!(optimizer.algorithm, Algorithm::Adam(_)) {
-        let algorithm = super::manifest::algorithm_name(&optimizer.algorithm);
+        let algorithm = describe::algorithm_name(&optimizer.algorithm);
         return wrong(format!("PyTorch has state of `adam` alone, this optimizer is `{algorithm}`"));
     }
-    let mut seen = HashSet::new();
-    let mut number = |name| match optimizer.by_name.get(name) {
-        None => wrong(format!("no parameter {} is registered", shown(name))),
-        Some(index) if !seen.insert(index) => wrong(format!("parameter {} is named twice", shown(name))),
-        Some(index) => Ok(*index),
-    };
-    names.iter().map(|name| number(name)).collect()
+    let mut seen = filled(false, optimizer.parameters.len(), "the parameters named")?;
+    let mut indices = Vec::new();
+    reserve(&mut indices, names.len(), "the parameters named")?;
+    for &name in names {
+        match optimizer.by_name.get(name) {
+            None => return wrong(format!("no parameter {} is registered", shown(name))),
+            Some(&index) if seen[index] => {
+                return wrong(format!("parameter {} is named twice", shown(name)));
+            }
+            Some(&index) => {
+                seen[index] = true;
+                indices.push(index);
+            }
+        }
+    }
+    Ok(indices)
 }
 
-/// A step count, as one f32.
+/// A step count: one number, which is whole.
 fn count(source: &mut (impl Read + Seek), name: &str, tensor: &Tensor) -> Result<u64, Fault> {
-    if tensor.dtype != Stored::F32.dtype || tensor.elements != 1 {
-        let Tensor { dtype, elements, .. } = tensor;
-        return wrong(format!("`{name}` is {elements} of {dtype}, expected one F32"));
-    }
-    let mut bytes = [0; 4];
+    let mut bytes = [0; 8];
+    let Some(bytes) = bytes.get_mut(..tensor.size).filter(|_| tensor.elements == 1) else {
+        return wrong(format!("`{name}` is {} of {}, expected one number", tensor.elements, tensor.dtype));
+    };
     let mut read = || {
         source.seek(SeekFrom::Start(tensor.begin))?;
-        source.read_exact(&mut bytes)
+        source.read_exact(bytes)
     };
-    read().map_err(super::fault::io("reading"))?;
-    let count = f32::from_le_bytes(bytes);
-    if !(0.0..=MOST_STEPS as f32).contains(&count) || count.fract() != 0.0 {
-        return wrong(format!("`{name}` is {count}, expected a whole number from 0 to {MOST_STEPS}"));
+    read().map_err(io("reading"))?;
+    let Some(count) = values::scalar(tensor.dtype, bytes) else {
+        return wrong(format!("`{name}` is of {}, expected F32, F64, I32 or I64", tensor.dtype));
+    };
+    let most = if tensor.dtype == Stored::F32.dtype { MOST_STEPS } else { MOST_STEPS_OF_OTHERS };
+    if !(0.0..=most as f64).contains(&count) || count.fract() != 0.0 {
+        return wrong(format!("`{name}` is {count}, expected a whole number from 0 to {most}"));
     }
     Ok(count as u64)
 }
 
-/// As many multiplications as steps, so that the bits are those of an optimizer that has made them. Master and average,
-/// which PyTorch has not, begin with the parameter's value.
-fn powers(count: u64, betas: (f64, f64)) -> Progress {
-    let progress = (0..count).fold(Progress::START, |progress, _| progress.next(betas));
-    Progress { start: 0, ..progress }
+/// How far each parameter has come. Master and average, which PyTorch has not, begin with the parameter's value.
+///
+/// The powers of beta are as many multiplications as steps, so that the bits are those of an optimizer that has made the steps.
+/// All parameters of the same betas are reached on one way, in the order of their counts.
+fn progress(
+    optimizer: &Optimizer,
+    indices: &[usize],
+    counts: &[Option<u64>],
+) -> Result<Vec<Option<Progress>>, Fault> {
+    let betas = |i: usize| optimizer.groups[optimizer.parameters[indices[i]].group].1.betas();
+    let key = |i: usize| {
+        let (beta1, beta2) = betas(i);
+        (beta1.to_bits(), beta2.to_bits(), counts[i])
+    };
+    let mut order = Vec::new();
+    reserve(&mut order, indices.len(), COUNTS)?;
+    order.extend((0..indices.len()).filter(|&i| counts[i].is_some()));
+    order.sort_unstable_by_key(|&i| key(i));
+    let mut all = filled(None, indices.len(), COUNTS)?;
+    let (mut way, mut last) = (Progress::START, None);
+    for i in order {
+        if last != Some(betas(i)) {
+            (way, last) = (Progress::START, Some(betas(i)));
+        }
+        way = further(way, counts[i].unwrap_or_default(), betas(i));
+        all[i] = Some(Progress { start: 0, ..way });
+    }
+    Ok(all)
+}
+
+/// On to this step, or to where powers change no more: they vanish, or stay at a subnormal number.
+fn further(mut progress: Progress, step: u64, betas: (f64, f64)) -> Progress {
+    let powers = |progress: &Progress| (progress.beta1_power, progress.beta2_power);
+    while progress.step < step {
+        let next = progress.next(betas);
+        if powers(&next) == powers(&progress) {
+            return Progress { step, ..next };
+        }
+        progress = next;
+    }
+    progress
 }

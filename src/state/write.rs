@@ -1,12 +1,11 @@
-//! From the optimizer into a file, in pieces.
+//! From the optimizer into a file, a buffer full at a time however small the tensors are.
 
-use super::fault::{Fault, io, wrong};
-use super::header::LARGEST;
+use super::PIECE;
+use super::fault::{Fault, io};
 use super::slot::{Slot, Stored};
-use super::{PIECE, pieces};
-use crate::Optimizer;
+use crate::allocation::{filled, reserve};
+use crate::{Error, Optimizer};
 use crc32fast::Hasher;
-use serde_json::{Map, Value, json};
 use std::io::Write;
 
 /// What a tensor of the file holds.
@@ -19,57 +18,118 @@ pub(super) enum Content {
 pub(super) struct Tensor {
     pub(super) name: String,
     pub(super) stored: Stored,
-    pub(super) shape: Vec<usize>,
+    /// `None` of a scalar.
+    pub(super) len: Option<usize>,
     pub(super) content: Content,
+    /// Behind the header.
+    pub(super) begin: u64,
 }
 
 impl Tensor {
-    fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.stored.size
+    pub(super) fn bytes(&self) -> usize {
+        self.len.unwrap_or(1) * self.stored.size
     }
 }
 
-/// JSON of the header, padded so that the data begin at a multiple of eight.
-pub(super) fn header(metadata: &Map<String, Value>, tensors: &[Tensor]) -> Result<Vec<u8>, Fault> {
-    let mut entries = Map::new();
-    entries.insert("__metadata__".into(), Value::Object(metadata.clone()));
-    let mut end = 0;
-    for tensor in tensors {
-        let begin = end;
-        end += tensor.bytes() as u64;
-        let entry =
-            json!({ "dtype": tensor.stored.dtype, "shape": tensor.shape, "data_offsets": [begin, end] });
-        entries.insert(tensor.name.clone(), entry);
-    }
-    let mut header = Value::Object(entries).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    if header.len() as u64 > LARGEST {
-        let bytes = header.len();
-        return wrong(format!(
-            "its header would take {bytes} bytes, more than safetensors allows: {LARGEST}"
-        ));
-    }
-    Ok(header)
+/// The tensors of a file in the making.
+#[derive(Default)]
+pub(super) struct Tensors {
+    wide: Vec<Tensor>,
+    /// Of 16-bit elements.
+    narrow: Vec<Tensor>,
 }
 
-/// A header with its length in front.
-fn write_header(to: &mut impl Write, header: &[u8]) -> Result<(), Fault> {
-    let length = (header.len() as u64).to_le_bytes();
-    to.write_all(&length).and_then(|()| to.write_all(header)).map_err(io("writing"))
+const TENSORS: &str = "the tensors of a state file";
+
+impl Tensors {
+    /// A scalar has no length.
+    pub(super) fn add(
+        &mut self,
+        name: String,
+        stored: Stored,
+        len: Option<usize>,
+        content: Content,
+    ) -> Result<(), Error> {
+        let row = if stored.size == 4 { &mut self.wide } else { &mut self.narrow };
+        reserve(row, 1, TENSORS)?;
+        row.push(Tensor { name, stored, len, content, begin: 0 });
+        Ok(())
+    }
+
+    /// In the order of their data: wide elements first, so that each is aligned for its type.
+    pub(super) fn in_order(self) -> Result<Vec<Tensor>, Error> {
+        let Self { mut wide, mut narrow } = self;
+        reserve(&mut wide, narrow.len(), TENSORS)?;
+        wide.append(&mut narrow);
+        let mut end = 0;
+        for tensor in &mut wide {
+            tensor.begin = end;
+            end += tensor.bytes() as u64;
+        }
+        Ok(wide)
+    }
 }
 
-/// The tensors' bytes. Their CRC-32s.
-fn write_tensors(
+/// Gathers what is written in a buffer.
+struct Buffered<'a, W> {
+    to: &'a mut W,
+    buffer: &'a mut [u8],
+    filled: usize,
+}
+
+impl<W: Write> Buffered<'_, W> {
+    fn flush(&mut self) -> Result<(), Fault> {
+        let filled = std::mem::take(&mut self.filled);
+        self.to.write_all(&self.buffer[..filled]).map_err(io("writing"))
+    }
+
+    /// The next `bytes` of the file, or so many as there is room for: whole elements, at least one. They are to be filled.
+    fn room(&mut self, bytes: usize, element: usize) -> Result<&mut [u8], Fault> {
+        let left = (self.buffer.len() - self.filled) / element * element;
+        if left < bytes.min(WORTH_A_COPY) {
+            self.flush()?;
+        }
+        let start = self.filled;
+        self.filled += bytes.min((self.buffer.len() - start) / element * element);
+        Ok(&mut self.buffer[start..self.filled])
+    }
+}
+
+/// A tensor is not cut for less: on a GPU each part is a copy that is waited for.
+const WORTH_A_COPY: usize = PIECE / 4;
+
+/// What writing takes, allocated before there is a file.
+pub(super) struct Room {
+    buffer: Vec<u8>,
+    /// The tensors' CRC-32s, when they are written.
+    pub(super) sums: Vec<u32>,
+}
+
+impl Room {
+    pub(super) fn new(tensors: &[Tensor]) -> Result<Self, Error> {
+        let bytes = tensors.iter().map(Tensor::bytes).fold(0, usize::saturating_add);
+        let mut sums = Vec::new();
+        reserve(&mut sums, tensors.len(), TENSORS)?;
+        Ok(Self { buffer: filled(0, bytes.clamp(16, PIECE), "a piece of a state file")?, sums })
+    }
+}
+
+/// A whole file.
+pub(super) fn write_to(
+    file: &mut impl Write,
+    header: &[u8],
     optimizer: &mut Optimizer,
-    to: &mut impl Write,
     tensors: &[Tensor],
-) -> Result<Vec<u32>, Fault> {
-    let mut buffer = vec![0; PIECE];
-    let mut sums = Vec::with_capacity(tensors.len());
+    room: &mut Room,
+) -> Result<(), Fault> {
+    let length = (header.len() as u64).to_le_bytes();
+    file.write_all(&length).and_then(|()| file.write_all(header)).map_err(io("writing"))?;
+    let mut to = Buffered { to: file, buffer: &mut room.buffer, filled: 0 };
     for tensor in tensors {
         let mut sum = Hasher::new();
-        for (offset, len) in pieces(tensor.bytes()) {
-            let piece = &mut buffer[..len];
+        let mut offset = 0;
+        while offset < tensor.bytes() {
+            let piece = to.room(tensor.bytes() - offset, tensor.stored.size)?;
             match tensor.content {
                 Content::Slot(index, slot) => {
                     optimizer.ask(|backend| backend.read_slot(index, slot, offset, piece))?;
@@ -77,20 +137,9 @@ fn write_tensors(
                 Content::Number(number) => piece.copy_from_slice(&number.to_le_bytes()),
             }
             sum.update(piece);
-            to.write_all(piece).map_err(io("writing"))?;
+            offset += piece.len();
         }
-        sums.push(sum.finalize());
+        room.sums.push(sum.finalize());
     }
-    Ok(sums)
-}
-
-/// A whole file. The tensors' CRC-32s.
-pub(super) fn write_to(
-    file: &mut impl Write,
-    header: &[u8],
-    optimizer: &mut Optimizer,
-    tensors: &[Tensor],
-) -> Result<Vec<u32>, Fault> {
-    write_header(file, header)?;
-    write_tensors(optimizer, file, tensors)
+    to.flush()
 }
