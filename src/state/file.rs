@@ -250,7 +250,7 @@ mod system {
     }
 
     /// The new name is on the disk only when the folder is. Miri cannot.
-    pub(super) fn sync_folder(folder: &Path) {
+    pub(crate) fn sync_folder(folder: &Path) {
         if !cfg!(miri) {
             let _ = File::open(folder).and_then(|folder: File| -> IoResult<()> { folder.sync_all() });
         }
@@ -276,7 +276,8 @@ mod system {
         false
     }
 
-    pub(super) fn sync_folder(_: &Path) {}
+    pub(crate) fn sync_folder(_: &Path) {}
 }
 
-use system::{dress, is_at, sync_folder, usual, without_waiting};
+pub(crate) use system::sync_folder;
+use system::{dress, is_at, usual, without_waiting};
