@@ -13,7 +13,6 @@ use fadam::candle::Optimizer;
 use fadam::{Coordinates, Report};
 use plotters::prelude::SeriesLabelPosition;
 use std::fmt::Write;
-use std::path::Path;
 
 /// The reports of a run, one a step.
 pub(crate) struct Diagnosis {
@@ -82,7 +81,7 @@ impl Diagnosis {
         markdown(&[heading.into()].into_iter().chain(rows).collect())
     }
 
-    pub(crate) fn plot(&self, path: &Path) -> Result<()> {
+    pub(crate) fn plot(&self) -> Result<Vec<u8>> {
         let steps = self.reports.len() as f64;
         let x = Axis::numbers("step", (0.0, steps));
         let panel = |title: &str, y: Axis| Panel::new(title, x.clone(), y);
@@ -109,7 +108,7 @@ impl Diagnosis {
         length.legend = Some(SeriesLabelPosition::UpperRight);
         near_eps.legend = Some(SeriesLabelPosition::UpperRight);
         near_limit.legend = Some(SeriesLabelPosition::LowerMiddle);
-        canvas::draw(path, (1800, 480), &[vec![length, near_eps, near_limit]])
+        canvas::draw((1800, 480), &[vec![length, near_eps, near_limit]])
     }
 }
 

@@ -16,7 +16,6 @@ use candle_nn::Optimizer as _;
 use fadam::{Device, EmpiricalFisher};
 use plotters::prelude::SeriesLabelPosition;
 use rayon::prelude::*;
-use std::path::Path;
 use std::sync::PoisonError;
 
 /// Pixels that the traces are taken over.
@@ -108,7 +107,7 @@ pub(crate) fn table(found: &[Ratios]) -> String {
 }
 
 /// The ratios over the steps.
-pub(crate) fn plot(found: &[Ratios], path: &Path) -> Result<()> {
+pub(crate) fn plot(found: &[Ratios]) -> Result<Vec<u8>> {
     let steps = found.iter().map(|ratios| ratios.steps).max().unwrap_or(1);
     let log = |ratio: f64| ratio.max(1e-9).log10();
     let (mut low, mut high) = (0.0_f64, 0.0_f64);
@@ -133,5 +132,5 @@ pub(crate) fn plot(found: &[Ratios], path: &Path) -> Result<()> {
     panel.series = series;
     panel.y_marks = vec![0.0];
     panel.legend = Some(SeriesLabelPosition::UpperRight);
-    canvas::draw(path, (900, 520), &[vec![panel]])
+    canvas::draw((900, 520), &[vec![panel]])
 }

@@ -2,12 +2,15 @@
 
 use crate::files;
 use crate::run::{Outcome, Spec};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+/// Its name in the folder of results.
+pub(crate) const RUNS: &str = "runs.jsonl";
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -19,31 +22,47 @@ struct Line {
 pub(crate) struct Log {
     path: PathBuf,
     file: File,
+    /// Of the file, in bytes: all of it runs.
+    len: u64,
     /// By the spec's JSON.
     done: HashMap<String, Line>,
 }
 
 impl Log {
-    /// Opens `path`, or makes it. A last line that was cut off in the middle is dropped.
+    /// Opens `path`, or makes it. The caller sees to it that no other program does. What a killed program or a power cut has
+    /// left of a line at the end is dropped, with a note.
     ///
     /// # Errors
-    /// Another line that is not a run; a program that has the file open.
+    /// Another line that is not a run.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let cannot = || format!("cannot read {}", path.display());
-        let file = OpenOptions::new().read(true).create(true).append(true).open(path).with_context(cannot)?;
-        file.try_lock().with_context(|| format!("{}: another program is at work there", path.display()))?;
-        let bytes = fs::read(path).with_context(cannot)?;
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        let mut done = HashMap::new();
-        for (number, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
-            let line: Line = serde_json::from_slice(line)
-                .with_context(|| format!("{}, line {} is not a run of this program", cannot(), number + 1))?;
-            done.insert(key(&line.run)?, line);
+        let cannot = || format!("cannot read `{}`", path.display());
+        let file = files::edit(path)?;
+        sync_name(path);
+        let bytes = files::contents(&file).with_context(cannot)?;
+        let (mut done, mut whole, mut torn) = (HashMap::new(), 0, None);
+        for (number, line) in (1..).zip(bytes.split_inclusive(|&byte| byte == b'\n')) {
+            if is_torn(line) {
+                torn.get_or_insert(number);
+                continue;
+            }
+            if let Some(torn) = torn {
+                bail!("{}: line {torn} is damaged, and not the last", cannot());
+            }
+            let line_read: Line = serde_json::from_slice(line)
+                .with_context(|| format!("{}: line {number} is not a run of this program", cannot()))?;
+            done.insert(key(&line_read.run)?, line_read);
+            whole += line.len();
         }
-        if whole < bytes.len() {
-            file.set_len(whole as u64).with_context(cannot)?;
+        if let Some(torn) = torn {
+            // On the disk before there is more: else a longer file might still have it.
+            file.set_len(whole as u64)
+                .and_then(|()| file.sync_all())
+                .with_context(|| format!("cannot write `{}`", path.display()))?;
+            let dropped = bytes.len() - whole;
+            let path = path.display();
+            files::note(&format!("`{path}`: line {torn} is damaged; {dropped} bytes are dropped"));
         }
-        Ok(Self { path: path.to_owned(), file, done })
+        Ok(Self { path: path.to_owned(), file, len: whole as u64, done })
     }
 
     pub(crate) fn get(&self, spec: &Spec) -> Result<Option<&Outcome>> {
@@ -55,16 +74,26 @@ impl Log {
         let line = Line { run: spec, outcome };
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
-        self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()).with_context(|| {
-            format!("cannot write {}; what is done so far is kept there", self.path.display())
-        })?;
+        let mut keep = || {
+            self.file.seek(SeekFrom::Start(self.len))?;
+            self.file.write_all(text.as_bytes())?;
+            self.file.sync_data()
+        };
+        if let Err(error) = keep() {
+            // It may be there in part, or not on the disk. The next program drops what it finds damaged.
+            let _ = self.file.set_len(self.len);
+            let cannot = format!("cannot write `{}`; what is done so far is kept there", self.path.display());
+            return Err(error).context(cannot);
+        }
+        sync_name(&self.path); // where that has failed before
+        self.len += text.len() as u64;
         self.done.insert(key(&line.run)?, line);
         Ok(())
     }
 
     /// Writes the file anew, these runs in this order, and then whatever other plans have left there: two complete programs
-    /// leave the same bytes.
-    pub(crate) fn finish(&self, specs: &[Spec]) -> Result<()> {
+    /// leave the same bytes. The old one is what `self` has open.
+    pub(crate) fn finish(self, specs: &[Spec]) -> Result<()> {
         let keys = specs.iter().map(key).collect::<Result<Vec<_>>>()?;
         let planned: HashSet<&String> = keys.iter().collect();
         let mut others: Vec<&String> = self.done.keys().filter(|key| !planned.contains(key)).collect();
@@ -75,8 +104,20 @@ impl Log {
             text.push_str(&serde_json::to_string(line)?);
             text.push('\n');
         }
-        files::write(&self.path, |path| Ok(fs::write(path, text)?))
+        files::write(&self.path, text.as_bytes())
     }
+}
+
+/// Brings a new file's name to the disk, where the system can.
+fn sync_name(path: &Path) {
+    if let Some(folder) = path.parent() {
+        files::sync_folder(folder);
+    }
+}
+
+/// A line whose end is not on the disk, or of which a part is not: file systems read zeros there.
+fn is_torn(line: &[u8]) -> bool {
+    !line.ends_with(b"\n") || line.contains(&0)
 }
 
 fn key(spec: &Spec) -> Result<String> {
@@ -84,50 +125,4 @@ fn key(spec: &Spec) -> Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Log, Outcome, Spec};
-    use std::fs;
-
-    fn spec(seed: u64) -> Spec {
-        let (task, variant) = ("digits".to_owned(), "Adam + ε".to_owned());
-        Spec { task, variant, lr: 0.1, seed, steps: 10, test: true, settings: String::new() }
-    }
-
-    /// What a killed program leaves is read, but for the line that it was writing; no bit of a number is lost.
-    #[test]
-    fn a_log_goes_on_after_a_torn_line() {
-        let path = std::env::temp_dir().join(format!("fadam-log-{}.jsonl", std::process::id()));
-        let of = |x: f64| Outcome {
-            validation: Some(x),
-            test: vec![x / 3.0, f64::MIN_POSITIVE],
-            training: vec![],
-        };
-        let mut log = Log::open(&path).unwrap();
-        for seed in 0..3 {
-            log.add(spec(seed), of(0.1 + seed as f64)).unwrap();
-        }
-        let second = Log::open(&path).err().map(|error| format!("{error:#}")).unwrap_or_default();
-        assert!(second.contains("another program"), "{second}");
-        drop(log);
-        let whole = fs::read(&path).unwrap();
-        for cut in whole.len() * 2 / 3 + 1..whole.len() {
-            fs::write(&path, &whole[..cut]).unwrap();
-            let log = Log::open(&path).unwrap();
-            assert_eq!(log.get(&spec(1)).unwrap(), Some(&of(1.1)));
-            assert_eq!(log.get(&spec(2)).unwrap(), None);
-        }
-
-        let mut log = Log::open(&path).unwrap();
-        log.add(spec(2), of(2.1)).unwrap();
-        log.finish(&[spec(0), spec(1), spec(2)]).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), whole);
-        log.finish(&[spec(0)]).unwrap(); // of a smaller plan
-        assert_eq!(fs::read(&path).unwrap(), whole);
-
-        drop(log);
-        fs::write(&path, b"{}\n").unwrap();
-        let error = Log::open(&path).err().map(|error| format!("{error:#}")).unwrap_or_default();
-        assert!(error.contains("line 1"), "{error}");
-        fs::remove_file(&path).unwrap();
-    }
-}
+mod tests;

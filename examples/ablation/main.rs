@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release --example ablation` needs no option and no download.
 
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+#[path = "../../tests/common/calls.rs"]
+mod calls;
 #[path = "../common/canvas.rs"]
 mod canvas;
 #[path = "../train_lm/corpus.rs"]
@@ -10,10 +13,11 @@ mod diagnosis;
 #[path = "../common/files.rs"]
 mod files;
 mod fisher;
+#[path = "../common/folder.rs"]
+mod folder;
 mod log;
 #[path = "../train_lm/model.rs"]
 mod model;
-mod output;
 mod page;
 mod plan;
 mod plot;
@@ -36,8 +40,8 @@ use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use corpus::Corpus;
-use log::Log;
-use output::{Output, RUNS};
+use folder::Folder;
+use log::{Log, RUNS};
 use plan::Plan;
 use progress::Progress;
 use results::Results;
@@ -111,7 +115,7 @@ fn run(options: &Options) -> Result<()> {
     let tasks = tasks::some(&options.task, corpus)?;
     let variants = variant::all();
     let plan = Plan { tasks: &tasks, variants: &variants, minutes: options.minutes };
-    let output = Output::open(&options.out)?;
+    let output = Folder::open(&options.out, &[RUNS.to_owned()])?;
     if let Some(page) = &options.page {
         page::check(page, &table::names(&plan))?;
     }
@@ -124,13 +128,13 @@ fn run(options: &Options) -> Result<()> {
     log.finish(&results.specs)?;
     let mut tables = table::all(&plan, &results)?;
     for (name, plot) in plot::PLOTS {
-        output.write(name, |path| plot(&plan, &results, path))?;
+        output.write(name, &plot(&plan, &results)?)?;
     }
     tables.push(("diagnosis".to_owned(), diagnosis(&plan, &results, &output)?));
     if let Some(table) = fisher(&plan, &results, &output)? {
         tables.push(("fisher".to_owned(), table));
     }
-    output.write("tables.md", |path| Ok(std::fs::write(path, table::page(&tables))?))?;
+    output.write("tables.md", table::page(&tables).as_bytes())?;
     if let Some(page) = &options.page {
         page::fill(page, &tables)?;
         println!("wrote {}", page.display());
@@ -140,17 +144,17 @@ fn run(options: &Options) -> Result<()> {
 }
 
 /// Watches FAdam on the first task.
-fn diagnosis(plan: &Plan<'_>, results: &Results, output: &Output) -> Result<String> {
+fn diagnosis(plan: &Plan<'_>, results: &Results, output: &Folder) -> Result<String> {
     let task = &*plan.tasks[0];
     let lr = results.row(0, FADAM)?.lr;
     let found = diagnosis::diagnose(task, plan.variant(FADAM)?, lr, plan.steps(task))?;
-    output.write("diagnosis.csv", |path| Ok(std::fs::write(path, found.csv())?))?;
-    output.write("diagnosis.png", |path| found.plot(path))?;
+    output.write("diagnosis.csv", found.csv().as_bytes())?;
+    output.write("diagnosis.png", &found.plot()?)?;
     Ok(found.table())
 }
 
 /// Compares the Fisher and its empirical stand-in, where both ways to learn the pixels are among the tasks.
-fn fisher(plan: &Plan<'_>, results: &Results, output: &Output) -> Result<Option<String>> {
+fn fisher(plan: &Plan<'_>, results: &Results, output: &Folder) -> Result<Option<String>> {
     let Some(places) = plan.pixels() else { return Ok(None) };
     let labels = ["as a number (ink)", "as a level (bins)"];
     let mut found = Vec::new();
@@ -159,6 +163,6 @@ fn fisher(plan: &Plan<'_>, results: &Results, output: &Output) -> Result<Option<
         let case = fisher::Case { pixels, label, variant, lr, steps: plan.steps(&*plan.tasks[task]) };
         found.push(fisher::measure(&case)?);
     }
-    output.write("fisher.png", |path| fisher::plot(&found, path))?;
+    output.write("fisher.png", &fisher::plot(&found)?)?;
     Ok(Some(fisher::table(&found)))
 }

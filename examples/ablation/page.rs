@@ -2,7 +2,6 @@
 
 use crate::files;
 use anyhow::{Context, Result, bail};
-use std::fs;
 use std::path::Path;
 
 const BEGIN: &str = "<!-- table: ";
@@ -11,9 +10,8 @@ const END: &str = "<!-- end -->";
 /// Refuses a page that could not be filled with tables of these names, before any work goes into it.
 pub(crate) fn check(path: &Path, names: &[String]) -> Result<()> {
     let tables: Vec<_> = names.iter().map(|name| (name.clone(), String::new())).collect();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    filled(&text, &tables).with_context(|| path.display().to_string())?;
-    files::write(path, |path| Ok(fs::write(path, text)?))
+    filled(&read(path)?, &tables).with_context(|| path.display().to_string())?;
+    files::try_out(path)
 }
 
 /// Writes the tables into the page, in place of what stands there.
@@ -21,9 +19,12 @@ pub(crate) fn check(path: &Path, names: &[String]) -> Result<()> {
 /// # Errors
 /// A name that no table has, or a beginning without an end; then nothing has changed.
 pub(crate) fn fill(path: &Path, tables: &[(String, String)]) -> Result<()> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let filled = filled(&text, tables).with_context(|| path.display().to_string())?;
-    files::write(path, |path| Ok(fs::write(path, filled)?))
+    let filled = filled(&read(path)?, tables).with_context(|| path.display().to_string())?;
+    files::write(path, filled.as_bytes())
+}
+
+fn read(path: &Path) -> Result<String> {
+    String::from_utf8(files::read(path)?).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn filled(text: &str, tables: &[(String, String)]) -> Result<String> {

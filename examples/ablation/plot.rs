@@ -9,7 +9,6 @@ use crate::table::between;
 use crate::variant::{ADAM, BASELINE, FADAM, FADAM_ADVISED, FISHER_ADAM, SWEEPS};
 use anyhow::Result;
 use plotters::prelude::{RGBColor, SeriesLabelPosition};
-use std::path::Path;
 
 /// Pixels of a panel.
 const WIDTH: u32 = 520;
@@ -34,7 +33,7 @@ const SHOWN: [(&str, RGBColor, canvas::Dashes); 5] = [
 const COLOURS: [RGBColor; 6] = [BLUE, ORANGE, GREEN, RED, PINK, GREY];
 
 /// A plot's file, and how to draw it.
-type Plot = (&'static str, fn(&Plan<'_>, &Results, &Path) -> Result<()>);
+type Plot = (&'static str, fn(&Plan<'_>, &Results) -> Result<Vec<u8>>);
 
 pub(crate) const PLOTS: [Plot; 5] = [
     ("summary.png", summary),
@@ -45,7 +44,7 @@ pub(crate) const PLOTS: [Plot; 5] = [
 ];
 
 /// Test losses against the baseline's, with intervals; a panel a task.
-fn effects(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
+fn effects(plan: &Plan<'_>, results: &Results) -> Result<Vec<u8>> {
     let names: Vec<&str> =
         plan.variants.iter().map(|variant| &*variant.name).filter(|&name| name != BASELINE).rev().collect();
     let mut panels = Vec::new();
@@ -75,11 +74,11 @@ fn effects(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
     if let Some(panel) = panels.last_mut() {
         panel.legend = Some(SeriesLabelPosition::UpperLeft);
     }
-    canvas::draw(path, (380 * panels.len() as u32 + 100, 640), &[panels])
+    canvas::draw((380 * panels.len() as u32 + 100, 640), &[panels])
 }
 
 /// Training losses, and below them how they compare with the baseline's; a column a task.
-fn curves(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
+fn curves(plan: &Plan<'_>, results: &Results) -> Result<Vec<u8>> {
     let (mut above, mut below) = (Vec::new(), Vec::new());
     for task in 0..plan.tasks.len() {
         let mut panel = losses(plan, results, task)?;
@@ -87,11 +86,11 @@ fn curves(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         above.push(panel);
         below.push(changes(plan, results, task)?);
     }
-    canvas::draw(path, (WIDTH * above.len() as u32, 2 * HEIGHT), &[above, below])
+    canvas::draw((WIDTH * above.len() as u32, 2 * HEIGHT), &[above, below])
 }
 
 /// What a person looks at first: how the first task's loss falls, and what the whole optimizers reach on all tasks.
-fn summary(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
+fn summary(plan: &Plan<'_>, results: &Results) -> Result<Vec<u8>> {
     let name = plan.tasks[0].name();
     let mut left = losses(plan, results, 0)?;
     left.title = format!("{name}: training loss over the steps");
@@ -115,7 +114,7 @@ fn summary(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         }
         right.series.push(series);
     }
-    canvas::draw(path, (1400, 520), &[vec![left, right]])
+    canvas::draw((1400, 520), &[vec![left, right]])
 }
 
 /// Training losses of the shown optimizers.
@@ -178,7 +177,7 @@ fn training(row: &Row, i: usize) -> Vec<Option<f64>> {
 }
 
 /// Validation losses by learning rate; a panel a task.
-fn rates(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
+fn rates(plan: &Plan<'_>, results: &Results) -> Result<Vec<u8>> {
     let mut panels = Vec::new();
     for (task, about) in plan.tasks.iter().enumerate() {
         let names = LEARNING_RATES.iter().map(|lr| (lr * 1e3).to_string()).collect();
@@ -200,11 +199,11 @@ fn rates(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
         panel.legend = (task == 0).then_some(SeriesLabelPosition::UpperLeft);
         panels.push(panel);
     }
-    canvas::draw(path, (WIDTH * panels.len() as u32, HEIGHT), &[panels])
+    canvas::draw((WIDTH * panels.len() as u32, HEIGHT), &[panels])
 }
 
 /// Validation losses by setting, against the preset's; a panel a setting, a curve a task.
-fn settings(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
+fn settings(plan: &Plan<'_>, results: &Results) -> Result<Vec<u8>> {
     const REACH: f64 = 15.0;
     let mut panels = Vec::new();
     for sweep in &SWEEPS {
@@ -233,5 +232,5 @@ fn settings(plan: &Plan<'_>, results: &Results, path: &Path) -> Result<()> {
     }
     panels[0].legend = Some(SeriesLabelPosition::UpperLeft);
     let rows: Vec<Vec<Panel>> = panels.chunks(3).map(<[_]>::to_vec).collect();
-    canvas::draw(path, (640 * 3, 480 * rows.len() as u32), &rows)
+    canvas::draw((640 * 3, 480 * rows.len() as u32), &rows)
 }

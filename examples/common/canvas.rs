@@ -7,7 +7,6 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
-use std::path::Path;
 
 /// The name our font is registered by: the machine may have none.
 const FONT: &str = "sans-serif";
@@ -30,11 +29,11 @@ pub(crate) type Dashes = Option<(u32, u32)>;
 type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, BitMapBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// A white area that becomes a PNG file when it is presented.
-fn open(path: &Path, size: (u32, u32)) -> Result<Area<'_>> {
+/// A white area of these pixels.
+fn open(pixels: &mut [u8], size: (u32, u32)) -> Result<Area<'_>> {
     register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
         .map_err(|_| anyhow!("the plot's font does not parse"))?;
-    let area = BitMapBackend::new(path, size).into_drawing_area();
+    let area = BitMapBackend::with_buffer(pixels, size).into_drawing_area();
     area.fill(&WHITE)?;
     Ok(area)
 }
@@ -346,14 +345,25 @@ fn connected(line: &[(f64, f64)], axes: Axes) -> Vec<Vec<(f64, f64)>> {
     parts
 }
 
-/// Draws panels in rows into a PNG file, each row of the same number.
-pub(crate) fn draw(path: &Path, size: (u32, u32), rows: &[Vec<Panel>]) -> Result<()> {
-    let area = open(path, size)?;
+/// Panels in rows, each row of the same number, as a PNG file has them.
+pub(crate) fn draw(size: (u32, u32), rows: &[Vec<Panel>]) -> Result<Vec<u8>> {
+    let mut pixels = vec![0; 3 * size.0 as usize * size.1 as usize];
+    let area = open(&mut pixels, size)?;
     let columns = rows.first().map_or(1, Vec::len);
     let parts = area.split_evenly((rows.len(), columns));
     for (panel, part) in rows.iter().flatten().zip(&parts) {
         panel.draw(part)?;
     }
-    area.present()?;
-    Ok(())
+    drop((parts, area));
+    png(&pixels, size)
+}
+
+fn png(pixels: &[u8], (width, height): (u32, u32)) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fast);
+    encoder.set_adaptive_filter(png::AdaptiveFilterType::Adaptive);
+    encoder.write_header()?.write_image_data(pixels)?;
+    Ok(bytes)
 }

@@ -3,12 +3,17 @@
 //! `cargo run --release --example train_lm` needs no option and no download.
 
 mod batches;
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+#[path = "../../tests/common/calls.rs"]
+mod calls;
 #[path = "../common/canvas.rs"]
 mod canvas;
 mod checkpoint;
 mod corpus;
 #[path = "../common/files.rs"]
 mod files;
+#[path = "../common/folder.rs"]
+mod folder;
 #[path = "../programs/gpu/mod.rs"]
 mod gpu;
 mod model;
@@ -29,12 +34,13 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use corpus::Corpus;
 use fadam::Master;
+use folder::Folder;
 use optimizer::{Choice, Weights};
-use output::Output;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::io::{Write, stderr};
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
 use std::time::Instant;
-use train::{Run, Setup};
+use train::Setup;
 
 /// Train a small byte-level transformer with several optimizers, each from the same weights on the same batches.
 ///
@@ -67,7 +73,8 @@ struct Options {
     #[arg(long)]
     master: Option<Master>,
 
-    /// Go on from the checkpoints in --out, to the same bits as a run that was not interrupted
+    /// Go on from the checkpoints in --out, to the same bits as a run that was not interrupted. An optimizer without one
+    /// begins; where none has one it is an error
     #[arg(long)]
     resume: bool,
 
@@ -79,7 +86,7 @@ struct Options {
     #[arg(long, value_name = "PATH")]
     corpus: Option<PathBuf>,
 
-    /// The folder for loss.csv, loss.png, weights and checkpoints
+    /// The folder for loss.csv, loss.png, weights and checkpoints, of one program at a time
     #[arg(long, value_name = "DIR", default_value = "target/train_lm")]
     out: PathBuf,
 }
@@ -138,6 +145,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// When the program is interrupted.
+fn name_resume(folder: &Path) -> Result<()> {
+    let folder = folder.display().to_string();
+    ctrlc::set_handler(move || {
+        // Where stderr is closed, there is nobody to tell.
+        let _ = writeln!(stderr(), "\ninterrupted: --resume goes on from the last checkpoint in {folder}");
+        process::exit(130)
+    })?;
+    Ok(())
+}
+
 fn run(options: &Options) -> Result<()> {
     let choices = &options.optimizer;
     let device: fadam::Device = options.device.parse()?;
@@ -145,7 +163,11 @@ fn run(options: &Options) -> Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let place = gpu::describe(device)?.map(|gpu| format!("optimizer on {gpu}; model on "));
     println!("device    {}cpu, {threads} threads", place.unwrap_or_default());
-    let output = Output::open(&options.out, choices)?;
+    if options.resume {
+        checkpoint::require_any(&options.out, choices)?;
+    }
+    let output = Folder::open(&options.out, &output::names(choices))?;
+    name_resume(&options.out)?;
     let corpus = Corpus::load(options.corpus.as_deref())?;
     corpus.require(batches::SPAN)?;
     println!("corpus    {}", corpus.describe());
@@ -170,20 +192,7 @@ fn run(options: &Options) -> Result<()> {
         let text = sample::sample(&run.model, prompt, &mut weights::generator(options.seed, 2))?;
         println!("{} writes:\n{text}\n", run.choice);
     }
-    save(&output, &runs)?;
+    output::save(&output, &runs)?;
     println!("trained for {:.0} s", begin.elapsed().as_secs_f64());
-    Ok(())
-}
-
-fn save(output: &Output, runs: &[Run]) -> Result<()> {
-    for run in runs {
-        let name = output::weights(run.choice);
-        let path = output.write(&name, |path| Ok(run.model.weights.save(path)?))?;
-        println!("wrote {}", path.display());
-    }
-    let csv = output.write("loss.csv", |path| Ok(std::fs::write(path, output::csv(runs))?))?;
-    println!("wrote {}", csv.display());
-    let png = output.write("loss.png", |path| plot::plot(runs, path))?;
-    println!("wrote {}", png.display());
     Ok(())
 }

@@ -1,45 +1,37 @@
-//! The folder that takes the results. Every file appears whole or not at all.
+//! What comes of the runs.
 
-use crate::files;
+use crate::checkpoint;
+use crate::folder::Folder;
 use crate::optimizer::Choice;
+use crate::plot;
 use crate::train::Run;
 use anyhow::Result;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
 
-/// A folder that has been tried out.
-pub(crate) struct Output {
-    folder: PathBuf,
+const CSV: &str = "loss.csv";
+const PLOT: &str = "loss.png";
+
+/// The files that [`save`] writes.
+pub(crate) fn names(choices: &[Choice]) -> Vec<String> {
+    let weights = choices.iter().map(|&choice| weights(choice));
+    weights.chain([CSV.to_owned(), PLOT.to_owned()]).collect()
 }
 
-impl Output {
-    /// Makes the folder, if it is not there.
-    pub(crate) fn open(folder: &Path, choices: &[Choice]) -> Result<Self> {
-        let mut names = vec!["loss.csv".to_owned(), "loss.png".to_owned()];
-        names.extend(choices.iter().map(|&choice| weights(choice)));
-        files::try_out(folder, &names)?;
-        Ok(Self { folder: folder.to_path_buf() })
+pub(crate) fn save(output: &Folder, runs: &[Run]) -> Result<()> {
+    for run in runs {
+        output.write(&weights(run.choice), &checkpoint::bytes(&run.model.weights)?)?;
     }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    /// Writes `name`, whole.
-    pub(crate) fn write(&self, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-        let path = self.path(name);
-        files::write(&path, write)?;
-        Ok(path)
-    }
+    output.write(CSV, csv(runs).as_bytes())?;
+    output.write(PLOT, &plot::plot(runs)?)
 }
 
 /// The trained weights.
-pub(crate) fn weights(choice: Choice) -> String {
+fn weights(choice: Choice) -> String {
     format!("{choice}.safetensors")
 }
 
 /// A row per step; an empty cell is a loss that was not measured there. Nats per byte.
-pub(crate) fn csv(runs: &[Run]) -> String {
+fn csv(runs: &[Run]) -> String {
     let mut csv = String::from("optimizer,step,training_loss,held_out_loss\n");
     let cell = |loss: Option<f64>| loss.map(|loss| format!("{loss:.6}")).unwrap_or_default();
     for run in runs {

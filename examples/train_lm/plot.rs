@@ -5,7 +5,6 @@ use crate::optimizer::Choice;
 use crate::train::Run;
 use anyhow::Result;
 use plotters::prelude::{RGBColor, SeriesLabelPosition};
-use std::path::Path;
 
 const SIZE: (u32, u32) = (1200, 750);
 /// A training loss is drawn as a mean over this part of the steps around it: one batch says little.
@@ -22,8 +21,8 @@ const fn style(choice: Choice) -> (RGBColor, Dashes) {
     }
 }
 
-/// Draws the plot into a PNG file.
-pub(crate) fn plot(runs: &[Run], path: &Path) -> Result<()> {
+/// The plot, as a PNG file has it.
+pub(crate) fn plot(runs: &[Run]) -> Result<Vec<u8>> {
     let steps = runs.iter().filter_map(|run| run.points.last()).map(|point| point.step).max().unwrap_or(1);
     let (low, high) = range(runs);
     let x = Axis::numbers("step", (0.0, steps as f64));
@@ -39,7 +38,7 @@ pub(crate) fn plot(runs: &[Run], path: &Path) -> Result<()> {
         panel.series.push(Series { dashes, points: line.clone(), line, ..Series::new(label, color) });
     }
     panel.legend = Some(SeriesLabelPosition::UpperRight);
-    canvas::draw(path, SIZE, &[vec![panel]])
+    canvas::draw(SIZE, &[vec![panel]])
 }
 
 fn held_out(run: &Run) -> Curve {

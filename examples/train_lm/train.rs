@@ -3,9 +3,9 @@
 use crate::batches::{self, BATCH, Shard};
 use crate::checkpoint::{Checkpoints, Progressed};
 use crate::corpus::Corpus;
+use crate::folder::Folder;
 use crate::model::{CONTEXT, Model};
 use crate::optimizer::{Choice, MAX_GRAD_NORM, Weights};
-use crate::output::Output;
 use crate::progress::Progress;
 use crate::stepper::Stepper;
 use crate::weights::{elements, generator};
@@ -55,6 +55,7 @@ impl Setup<'_> {
 
 /// A row of `loss.csv`. Losses are in nats per byte.
 #[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Point {
     /// Steps taken so far.
     pub(crate) step: usize,
@@ -102,12 +103,12 @@ impl Run {
 }
 
 /// Trains a model with `choice`, from its beginning or, to `resume`, from its last checkpoint.
-pub(crate) fn train(choice: Choice, setup: &Setup<'_>, output: &Output, resume: bool) -> Result<Run> {
-    let mut model = setup.model()?;
+pub(crate) fn train(choice: Choice, setup: &Setup<'_>, output: &Folder, resume: bool) -> Result<Run> {
+    let model = setup.model()?;
     let mut rng = generator(setup.seed, 1);
     let checkpoints = Checkpoints::new(output, choice, setup);
     let held_out = batches::held_out(setup.corpus);
-    let last = if resume { checkpoints.load(&mut model)? } else { None };
+    let last = if resume { checkpoints.load(&model)? } else { None };
     let warm_up = (setup.steps as f64 * WARM_UP) as u64;
     let mut builder = fadam::Optimizer::builder(choice.algorithm(setup.lr))
         .max_grad_norm(MAX_GRAD_NORM)
@@ -118,8 +119,9 @@ pub(crate) fn train(choice: Choice, setup: &Setup<'_>, output: &Output, resume: 
     }
     let mut optimizer = Stepper::new(&model, builder, setup.optimizer_device)?;
     let (done, mut points, mut time) = match last {
-        Some((Progressed { step, points, time }, state)) => {
-            checkpoints.load_state(&mut optimizer, &state)?;
+        Some(Progressed { set, points, time }) => {
+            checkpoints.load_state(&mut optimizer, set)?;
+            let step = points.len() - 1;
             println!("{choice:<11}  goes on after step {step}");
             (step, points, time)
         }

@@ -3,6 +3,8 @@
 //! IN → [`recording`] (with [`config`], [`keys`], [`json`]) → [`steps`] → [`output`] → OUT.
 
 mod config;
+#[path = "../../common/files.rs"]
+mod files;
 #[path = "../gpu/mod.rs"]
 mod gpu;
 mod json;
@@ -99,7 +101,7 @@ fn run(args: &Args) -> Result<()> {
         std::fs::read(&args.input).with_context(|| format!("cannot read `{}`", args.input.display()))?;
     let mut recording = Recording::read(&file).with_context(|| args.input.display().to_string())?;
     let optimizer = steps::optimizer(&recording.config, device, simd)?;
-    output::check_writable(&args.output)?;
+    files::try_out(&args.output)?;
 
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = args.threads {
@@ -112,7 +114,7 @@ fn run(args: &Args) -> Result<()> {
     };
     say(&format!("device: {}", gpu::describe(device)?.unwrap_or_else(cpu)));
     let replayed = pool.install(|| steps::replay(&mut recording, optimizer, device))?;
-    output::write(&args.output, &output::serialize(&recording, &replayed)?)?;
+    files::write(&args.output, &output::serialize(&recording, &replayed)?)?;
 
     let elements: usize = recording.parameters.iter().map(|parameter| parameter.value.len()).sum();
     say(&format!(

@@ -555,6 +555,7 @@ fn paths() {
     for (args, words) in cases {
         let run = run(&folder, args);
         assert_eq!(run.litter, ["folder"], "{args:?}");
+        assert!(run.stderr.contains(words), "{words}: {}", run.stderr);
         assert_plain(words, &Run { litter: Vec::new(), ..run });
     }
     // A rename as root would replace the device itself: only ever tried through a link that may be lost.
@@ -563,7 +564,7 @@ fn paths() {
         std::os::unix::fs::symlink("/dev/null", folder.0.join("device")).unwrap();
         let run = run(&folder, &["in", "device"]);
         assert_eq!(run.litter, ["device", "folder"]);
-        assert!(run.code == Some(1) && run.stderr.contains("no regular file"), "{}", run.stderr);
+        assert!(run.code == Some(1) && run.stderr.contains("not a regular file"), "{}", run.stderr);
         assert!(fs::symlink_metadata(folder.0.join("device")).unwrap().is_symlink());
     }
     // What is there is replaced as a whole, or stays; IN itself may be OUT.
