@@ -171,11 +171,18 @@ impl Seek for Failing {
 fn reading_that_fails_leaves_the_optimizer_as_it_is_or_lost() {
     let folder = folder("reading");
     let path = folder.join("s");
-    model(1).optimizer.save(&path).unwrap();
+    // Of two pieces: what fits into one is read once.
+    const LEN: usize = 600_000;
+    let model = |seed| {
+        let mut model = Model::new(Adam::default(), &[&noise(LEN, 1), &[]]);
+        model.step(&[&noise(LEN, seed), &[]]);
+        model
+    };
+    model(2).optimizer.save(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
     let (mut untouched, mut lost) = (0, 0);
     for nth in 0.. {
-        let mut model = model(2);
+        let mut model = model(3);
         let before = model.snapshot();
         let mut source = Failing { source: Cursor::new(bytes.clone()), left: nth };
         let Err(error) = model.optimizer.load_from(&mut source) else { break };

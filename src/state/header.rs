@@ -127,11 +127,18 @@ impl<'a> Header<'a> {
         self.tensors.remove_entry(name)
     }
 
-    /// Leaves out whatever there is of a parameter.
-    pub(super) fn leave_out(&mut self, parameter: &str) {
+    /// Leaves out what there is of a parameter of `len` elements.
+    pub(super) fn leave_out(&mut self, parameter: &str, len: u64) -> Result<(), Fault> {
         for slot in Slot::ALL {
-            self.tensors.remove(&tensor_name(slot, parameter));
+            match self.take(&tensor_name(slot, parameter)) {
+                Some((name, tensor)) if tensor.elements != len => {
+                    let (name, parameter, found) = (shown(&name), shown(parameter), tensor.elements);
+                    return wrong(format!("{name} has {found} elements, and parameter {parameter} {len}"));
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 

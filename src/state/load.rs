@@ -37,13 +37,13 @@ pub(super) fn load(
             return wrong(format!("it has parameter {} twice", shown(name)));
         }
         let Some(&index) = optimizer.by_name.get(name) else {
-            header.leave_out(name);
+            header.leave_out(name, saved.len)?;
             list(&mut loaded.unexpected, name)?;
             continue;
         };
         seen[index] = true;
         if matching && saved.len != optimizer.parameters[index].len as u64 {
-            header.leave_out(name);
+            header.leave_out(name, saved.len)?;
             list(&mut loaded.resized, name)?;
             continue;
         }

@@ -63,14 +63,17 @@ impl Manifest {
         let sums = metadata.document("checksums")?;
         metadata.finish()?;
         entries(&sums.what, &sums.text, |name, sum| {
-            let sum = sum.get().trim_matches('"');
-            let crc = u32::from_str_radix(sum, 16).ok().filter(|&crc| checksum::hex(crc) == sum);
-            let Some(crc) = crc else { return wrong(format!("the checksum of {} is not one", shown(&name))) };
-            match header.tensors.get_mut(&name).map(|tensor| tensor.sum.replace(crc)) {
-                Some(None) => Ok(()),
-                Some(Some(_)) => wrong(format!("the checksum of {} occurs twice", shown(&name))),
-                None => wrong(format!("`checksums` has {}, which is unknown", shown(&name))),
+            let Some(tensor) = header.tensors.get_mut(&name) else {
+                return wrong(format!("`checksums` has {}, which is unknown", shown(&name)));
+            };
+            let digits = sum.get().trim_matches('"');
+            let crc = u32::from_str_radix(digits, 16).ok().filter(|&crc| checksum::hex(crc) == digits);
+            match (crc, tensor.sum) {
+                (Some(_), None) => tensor.sum = crc,
+                (None, _) => return wrong(format!("the checksum of {} is none", shown(&name))),
+                (_, Some(_)) => return wrong(format!("the checksum of {} occurs twice", shown(&name))),
             }
+            Ok(())
         })?;
         match header.tensors.iter().find(|(_, tensor)| tensor.sum.is_none()) {
             Some((name, _)) => wrong(format!("`checksums` has no {}", shown(name))),
