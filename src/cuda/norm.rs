@@ -3,8 +3,9 @@
 use super::buffer::refuse_capture;
 use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
-use super::table::{Tables, flags};
+use super::table::{TABLES, Tables, flags};
 use super::{ContextId, Guards, driver_error, open};
+use crate::allocation::reserve;
 use crate::args::{Control, FADAM_CHUNK, Settings, Task};
 use crate::tensor::{Location, Place};
 use crate::{Dtype, Error, Tensor};
@@ -31,7 +32,8 @@ pub(crate) fn global_norm(ordinal: usize, tensors: &[Tensor<'_>]) -> Result<f64,
     let settings = Settings { grad_scale: 1.0, ..Settings::default() };
     tables.settings(settings, std::iter::empty(), None, false)?;
     let mut guards = Guards::default();
-    let mut tasks = Vec::with_capacity(tensors.len());
+    let mut tasks = Vec::new();
+    reserve(&mut tasks, tensors.len(), TABLES)?;
     for tensor in tensors {
         let Place::Cuda(source) = &tensor.place else { continue }; // refused above
         let gradient = guards.read(source, &stream)?;
