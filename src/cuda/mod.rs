@@ -209,12 +209,17 @@ struct Figures {
 /// Kernels are unloaded and pinned memory is freed only when the device has done with them.
 impl Drop for Cuda {
     fn drop(&mut self) {
-        if !capturing(&self.stream).unwrap_or(false) {
-            let context = self.stream.context();
-            context.record_err(bind(context));
-            // SAFETY: the stream lives as long as `self`.
-            context.record_err(unsafe { result::stream::synchronize(self.stream.cu_stream()) });
-        }
+        settle(&self.stream);
+    }
+}
+
+/// Waits for all that a stream has to do, before something goes that it uses. Not in a capture, which waiting would spoil.
+fn settle(stream: &CudaStream) {
+    if !capturing(stream).unwrap_or(false) {
+        let context = stream.context();
+        context.record_err(bind(context));
+        // SAFETY: the stream is alive.
+        context.record_err(unsafe { result::stream::synchronize(stream.cu_stream()) });
     }
 }
 
