@@ -330,8 +330,9 @@ fn thousands_of_parameters_and_groups<H: Home>(home: &H, tables: bool) {
         told("build", failed, 0);
     }
     let mut twins = Twins::new(home, &builder, Dtype::F32);
-    let failed = (0..COUNT).map(|i| twins.register(1 + i % 3, Dtype::F32)).sum();
-    // Of the optimizer, of its names, of the backend; on the CPU its scratch, too.
+    let failed = (0..COUNT).map(|i| twins.register(1 + i % 7, Dtype::F32)).sum();
+    // Of the optimizer, of its names, of the backend; on the CPU its scratch, too. The lengths would tell if one kept a parameter
+    // that another refused.
     told("register, thousands", failed, 8);
     told("step, thousands", twins.step(), if tables { 5 } else { 0 });
     let group = |i: usize| Group { weight_decay: Some(i as f64 * 1e-6), ..Group::default() };
@@ -435,6 +436,50 @@ fn on_a_gpu() {
     every_kind_of_parameter(gpu, true);
     thousands_of_parameters_and_groups(gpu, true);
     functions(gpu, Device::Cuda(gpu.ordinal));
+}
+
+/// What candle allocates for itself is not large here.
+#[cfg(feature = "candle")]
+#[test]
+fn of_thousands_of_variables() {
+    use candle_core::{Device, Tensor, Var};
+    use candle_nn::{Optimizer as _, VarMap};
+
+    let variables = || {
+        let varmap = VarMap::new();
+        let var = |i| Var::from_vec(values(3, i), 3, &Device::Cpu).unwrap();
+        varmap.data().lock().unwrap().extend((0..COUNT).map(|i| (format!("v{i}"), var(i))));
+        varmap
+    };
+    let read = |varmap: &VarMap| -> Vec<Vec<f32>> {
+        let data = varmap.data().lock().unwrap();
+        (0..COUNT).map(|i| data[&format!("v{i}")].to_vec1().unwrap()).collect()
+    };
+    let gradients = |varmap: &VarMap| {
+        let data = varmap.data().lock().unwrap();
+        let all: Vec<&Tensor> = (0..COUNT).map(|i| data[&format!("v{i}")].as_tensor()).collect();
+        Tensor::cat(&all, 0).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap()
+    };
+    let own = |error: candle_core::Error| match error.to_string() {
+        text if text.starts_with("no memory for `") => Error::OutOfMemory { name: text, bytes: 0 },
+        _ => Error::Candle(error),
+    };
+    let (varmap, twins) = (variables(), variables());
+    let over = |varmap: &VarMap| fadam::candle::Optimizer::from_varmap(varmap, Adam::adamw());
+    let mut twin = over(&twins).unwrap();
+    let (mut optimizer, failed) = refused("from_varmap", &mut (), |_| over(&varmap), |_| ());
+    told("from_varmap", failed, 20);
+    for _ in 0..2 {
+        let (before, gradient) = (read(&varmap), gradients(&varmap));
+        let step = |optimizer: &mut fadam::candle::Optimizer| optimizer.step(&gradient).map_err(own);
+        let ((), failed) = refused("candle's step", &mut optimizer, step, |optimizer| {
+            assert_eq!(read(&varmap), before);
+            assert_eq!(optimizer.report().unwrap().step, twin.report().unwrap().step);
+        });
+        told("candle's step", failed, 8);
+        twin.step(&gradients(&twins)).unwrap();
+        assert_eq!(read(&varmap), read(&twins));
+    }
 }
 
 /// An empty folder.
