@@ -100,7 +100,7 @@ fn refused<S, T: PartialEq, L: PartialEq>(
         let left = UNTIL_ONE_FAILS.replace(0);
         match result {
             Ok(value) => {
-                assert_ne!(left, 0, "{what}: allocation {failed} has failed, and nobody has missed it");
+                assert_ne!(left, 0, "{what}: an allocation has failed, and nobody has missed it");
                 assert!((value, look(&mut subject)) == (answer, after), "{what}");
                 println!("{what}: {failed} allocations have failed");
                 assert!(failed >= at_least, "{what}: {failed} allocations, expected were {at_least}");
