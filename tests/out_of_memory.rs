@@ -543,19 +543,16 @@ fn saved_and_loaded(what: &str, save: Exchange<'_>, load: Exchange<'_>) {
 }
 
 #[test]
-#[ignore = "src/state allocates as the standard library does"]
 fn of_save_and_load() {
     saved_and_loaded("load", &|o, path| o.save(path), &|o, path| o.load(path));
 }
 
 #[test]
-#[ignore = "src/state allocates as the standard library does"]
 fn of_save_and_load_matching() {
     saved_and_loaded("load_matching", &|o, path| o.save(path), &|o, path| o.load_matching(path).map(drop));
 }
 
 #[test]
-#[ignore = "src/state allocates as the standard library does"]
 fn of_save_and_load_torch() {
     let names: Vec<String> = (0..2 * COUNT).map(|i| format!("p{i}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
