@@ -507,8 +507,7 @@ fn powers_of_different_counts() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     optimizer.load_torch(&path, &names).unwrap();
     optimizer.save(&ours).unwrap();
-    let (_, header) =
-        SafeTensors::read_metadata(&fs::read(&ours).unwrap()).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&fs::read(&ours).unwrap()).unwrap();
     let found: Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["parameters"]).unwrap();
     for (i, &count) in counts.iter().enumerate() {
         let power = |beta: f64| (0..count).fold(1.0, |power, _| power * beta);
