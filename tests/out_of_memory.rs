@@ -8,6 +8,8 @@
 mod gpu;
 #[path = "common/paths.rs"]
 mod paths;
+#[path = "common/thorough.rs"]
+mod thorough;
 mod trajectories;
 
 use fadam::{
@@ -549,6 +551,9 @@ fn of_save_and_load() {
 
 #[test]
 fn of_save_and_load_matching() {
+    if !thorough::thorough() {
+        return; // as `load`, but for what is left out
+    }
     saved_and_loaded("load_matching", &|o, path| o.save(path), &|o, path| o.load_matching(path).map(drop));
 }
 
