@@ -252,3 +252,21 @@ fn the_power_fails_between_any_two_calls() {
     println!("{moments} moments, {cuts} combinations of what is lost, {states} different disks");
     fs::remove_dir_all(folder).unwrap();
 }
+
+/// Thousands of small tensors are written and read as their bytes are, not one by one.
+#[test]
+fn small_tensors_take_few_calls() {
+    let folder = folder("small");
+    let path = folder.join("s");
+    let mut optimizer = fadam::Optimizer::new(Adam { amsgrad: true, ..Adam::default() }).unwrap();
+    for i in 0..2000 {
+        optimizer.register(format!("p{i}"), i % 5).unwrap();
+    }
+    let (result, saved) = watch(None, || optimizer.save(&path));
+    result.unwrap();
+    let (result, loaded) = watch(None, || optimizer.load(&path));
+    result.unwrap();
+    println!("6000 tensors: {} calls to save, {} to load", saved.calls.len(), loaded.calls.len());
+    assert!(saved.calls.len() < 50 && loaded.calls.len() < 20, "{:?}, {:?}", saved.calls, loaded.calls);
+    fs::remove_dir_all(folder).unwrap();
+}
