@@ -1,5 +1,6 @@
 //! Gradient accumulation over micro-batches.
 
+use crate::allocation::{collected, reserve};
 use crate::environment::with_default_environment;
 use crate::optimizer::{Span, find_alias};
 use crate::tensor::Location;
@@ -33,7 +34,7 @@ use crate::{Device, Dtype, Error, Tensor, TensorMut};
 ///
 /// # Errors
 /// Tensors are named by their place, "pair 0": [`Error::Length`], [`Error::Dtype`] for a sum that is not f32,
-/// [`Error::Device`], [`Error::Aliased`] for a sum that shares memory with another tensor; on a GPU
+/// [`Error::Device`], [`Error::Aliased`] for a sum that shares memory with another tensor; [`Error::OutOfMemory`]; on a GPU
 /// [`Error::Unavailable`], [`Error::Compile`], [`Error::Cuda`] and [`Error::Capture`]. Then nothing was changed.
 pub fn accumulate(
     device: Device,
@@ -59,10 +60,9 @@ pub fn accumulate(
                 len: sum.len,
                 gradient_dtype: gradient.dtype,
             };
-            refuse_aliases(&pairs.iter().map(pair).collect::<Vec<_>>())?;
+            refuse_aliases(&collected(pairs.iter().map(pair), PAIRS)?)?;
             // SAFETY: checked just now; the pairs borrow their memory.
-            with_default_environment(|| unsafe { crate::cpu::accumulate(pairs, first) });
-            Ok(())
+            with_default_environment(|| unsafe { crate::cpu::accumulate(pairs, first) })
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(ordinal) => crate::cuda::accumulate(ordinal, pairs, first),
@@ -89,7 +89,8 @@ pub(crate) struct Pair {
 
 /// No sum may share memory with another tensor; gradients may with each other.
 pub(crate) fn refuse_aliases(pairs: &[Pair]) -> Result<(), Error> {
-    let mut spans = Vec::with_capacity(2 * pairs.len());
+    let mut spans = Vec::new();
+    reserve(&mut spans, 2 * pairs.len(), PAIRS)?;
     for (index, pair) in pairs.iter().enumerate().filter(|(_, pair)| pair.len > 0) {
         let span = |start: usize, dtype: Dtype, written| Span {
             start,
@@ -107,6 +108,9 @@ pub(crate) fn refuse_aliases(pairs: &[Pair]) -> Result<(), Error> {
         other: format!("{role} of {}", name(other.parameter)),
     })
 }
+
+/// What an allocation is for, should it fail.
+pub(crate) const PAIRS: &str = "the table of pairs";
 
 /// These tensors have no names; errors call them by their place.
 fn name(index: usize) -> String {

@@ -24,7 +24,8 @@ pub(crate) fn collected<T>(items: impl ExactSizeIterator<Item = T>, what: &str) 
     Ok(vec)
 }
 
-fn refused<T>(len: usize, what: &str) -> Error {
+/// Of so many of them.
+pub(crate) fn refused<T>(len: usize, what: &str) -> Error {
     Error::OutOfMemory { name: what.into(), bytes: len.saturating_mul(size_of::<T>()) }
 }
 

@@ -136,6 +136,9 @@ pub(crate) struct NotFinite {
     pub(crate) step: u64,
 }
 
+/// What an allocation is for, should it fail: of [`State`].
+pub(crate) const STATE: &str = "a copy of the state";
+
 /// A step that went wrong.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU has no such failure"))]
@@ -374,7 +377,7 @@ impl Backend {
 
     pub(crate) fn state(&mut self, index: usize) -> Result<State, Error> {
         match self {
-            Self::Cpu(cpu) => Ok(cpu.state(index)),
+            Self::Cpu(cpu) => cpu.state(index),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.state(index),
         }

@@ -120,9 +120,11 @@ pub enum Error {
     },
     /// State is matched by names, and this optimizer has none: it was made by `candle_nn::Optimizer::new`.
     Unnamed,
-    /// The system has no memory for the optimizer's state.
+    /// The system, or the device, has no memory for something that grows with elements, parameters, groups or a file. What stays
+    /// small however large a model is (a message, a name, a task for a thread) is not asked for so carefully: where there is
+    /// no memory for that either, the process ends, as with the standard library.
     OutOfMemory {
-        /// The parameter.
+        /// What it was for: a parameter's name, or words.
         name: String,
         /// How much was asked for.
         bytes: usize,

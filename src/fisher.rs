@@ -1,6 +1,7 @@
 //! The diagonal empirical Fisher information, and the natural-gradient step by it, for their own sake.
 
 use crate::algorithm::non_negative_f32;
+use crate::allocation::{collected, filled};
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -42,10 +43,10 @@ impl EmpiricalFisher {
     /// The Fisher of `len` parameters, without samples yet.
     ///
     /// # Errors
-    /// On a GPU [`Error::Unavailable`], [`Error::Compile`], [`Error::Cuda`].
+    /// [`Error::OutOfMemory`]; on a GPU [`Error::Unavailable`], [`Error::Compile`], [`Error::Cuda`].
     pub fn new(device: Device, len: usize) -> Result<Self, Error> {
         let sum = match device {
-            Device::Cpu => Sum::Cpu(vec![0.0; len]),
+            Device::Cpu => Sum::Cpu(filled(0.0, len, DIAGONAL)?),
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => Sum::Cuda(cuda::FisherSum::new(ordinal, len)?),
             #[cfg(not(feature = "cuda"))]
@@ -88,15 +89,16 @@ impl EmpiricalFisher {
     /// F̂, each element rounded once to f32; zeros without samples. Waits for the device.
     ///
     /// # Errors
-    /// On a GPU [`Error::Cuda`].
+    /// [`Error::OutOfMemory`]; on a GPU [`Error::Cuda`].
     pub fn diagonal(&self) -> Result<Vec<f32>, Error> {
         let samples = self.samples.max(1) as f64;
-        let mean =
-            |sum: &[f64]| with_default_environment(|| sum.iter().map(|sum| (sum / samples) as f32).collect());
+        let mean = |sum: &[f64]| {
+            with_default_environment(|| collected(sum.iter().map(|sum| (sum / samples) as f32), DIAGONAL))
+        };
         match &self.sum {
-            Sum::Cpu(sum) => Ok(mean(sum)),
+            Sum::Cpu(sum) => mean(sum),
             #[cfg(feature = "cuda")]
-            Sum::Cuda(sum) => Ok(mean(&sum.to_vec()?)),
+            Sum::Cuda(sum) => mean(&sum.to_vec()?),
         }
     }
 }
@@ -214,6 +216,9 @@ pub(crate) fn refuse_aliases(
     }
     Ok(())
 }
+
+/// What an allocation is for, should it fail.
+pub(crate) const DIAGONAL: &str = "the Fisher diagonal";
 
 /// These functions know no names; errors call their parameter θ.
 pub(crate) const NAME: &str = "θ";

@@ -169,6 +169,12 @@
 //! [`Device::best`] is the CPU where there is no NVIDIA driver or no device, and an error, never a panic, where there is one
 //! that does not work. `cargo run --release -p fadam-programs --example doctor` tells what a machine has and lacks.
 //!
+//! # Without memory
+//!
+//! What grows with elements, parameters, groups or a file is answered with [`Error::OutOfMemory`] where the system, or the device,
+//! has no memory for it: nothing has changed, and the same call may be tried again. Small allocations (a message, a name, a task
+//! for a thread) end the process there, as the standard library's do.
+//!
 //! # Numerics
 //!
 //! [`numerics`] states the promise and what it rests on.

@@ -19,8 +19,8 @@ use crate::{Device, Error, Tensor};
 /// On a GPU it runs on the first tensor's stream, and waits for the result.
 ///
 /// # Errors
-/// [`Error::Device`] for a tensor of another device, named by its index; on a GPU [`Error::Unavailable`],
-/// [`Error::Compile`], [`Error::Cuda`].
+/// [`Error::Device`] for a tensor of another device, named by its index, [`Error::OutOfMemory`]; on a GPU
+/// [`Error::Unavailable`], [`Error::Compile`], [`Error::Cuda`].
 pub fn global_norm(device: Device, tensors: &[Tensor<'_>]) -> Result<f64, Error> {
     with_default_environment(|| match device {
         Device::Cpu => {
@@ -28,7 +28,7 @@ pub fn global_norm(device: Device, tensors: &[Tensor<'_>]) -> Result<f64, Error>
                 tensor.place.check(Location::Cpu, &format!("tensor {index}"))?;
             }
             // SAFETY: a `Tensor` borrows its memory, which lies here.
-            Ok(unsafe { sum_of_squares(tensors) }.sqrt())
+            unsafe { sum_of_squares(tensors) }.map(f64::sqrt)
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(ordinal) => crate::cuda::global_norm(ordinal, tensors),

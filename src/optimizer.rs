@@ -1,6 +1,7 @@
 //! Parameters, groups, the step and its report: what holds on every device.
 
 use crate::algorithm::{Hyper, check, positive};
+use crate::allocation::{collected, refused, reserve};
 use crate::backend::{Address, Backend, Counters, Failure, Job, NotFinite, Target};
 use crate::environment::with_default_environment;
 use crate::storage::Storage;
@@ -309,7 +310,8 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::Options`] for a rounding where nothing is rounded,
-    /// [`Error::Unavailable`] for a device, a compiler or an instruction set that is not there, [`Error::Compile`], [`Error::Cuda`].
+    /// [`Error::Unavailable`] for a device, a compiler or an instruction set that is not there, [`Error::Compile`], [`Error::Cuda`],
+    /// [`Error::OutOfMemory`] of the device.
     pub fn build(self) -> Result<Optimizer, Error> {
         with_default_environment(|| self.checked_build())
     }
@@ -382,6 +384,9 @@ pub(crate) struct Parameter {
     pub(crate) len: usize,
     pub(crate) group: usize,
 }
+
+/// What an allocation is for, should it fail.
+const GROUPS: &str = "groups of parameters";
 
 /// A stretch of memory that a step touches, for the alias check.
 #[derive(Clone, Copy, Debug)]
@@ -482,9 +487,10 @@ impl Optimizer {
     /// Adds a group with hyper-parameters of its own.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] for a value outside its domain.
+    /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::OutOfMemory`].
     pub fn add_group(&mut self, group: Group) -> Result<GroupId, Error> {
         let hyper = self.algorithm.resolve(&group)?;
+        reserve(&mut self.groups, 1, GROUPS)?;
         self.groups.push((group, hyper));
         self.choose_form();
         Ok(GroupId { owner: self.owner, index: self.groups.len() - 1 })
@@ -532,14 +538,17 @@ impl Optimizer {
         if self.by_name.contains_key(&name) {
             return Err(Error::DuplicateName { name });
         }
-        self.ask(|backend| backend.register(&name, len, dtype))?;
         let index = self.parameters.len();
+        // Here, and then in the backend: once that has taken the parameter nothing is refused any more.
+        reserve(&mut self.parameters, 1, &name)?;
+        self.by_name.try_reserve(1).map_err(|_| refused::<(String, usize)>(index + 1, &name))?;
+        reserve(&mut self.jobs, index + 1, &name)?;
+        reserve(&mut self.spans, 2 * (index + 1), &name)?;
+        self.ask(|backend| backend.register(&name, len, dtype))?;
         self.by_name.insert(name.clone(), index);
         self.parameters.push(Parameter { name, dtype, len, group });
         self.elements += len;
         self.choose_form();
-        self.jobs.reserve(self.parameters.len());
-        self.spans.reserve(2 * self.parameters.len());
         Ok(ParameterId { owner: self.owner, index })
     }
 
@@ -599,11 +608,11 @@ impl Optimizer {
     /// its stream: replays of a captured step see it too). With a [`Schedule`] it is what the factors multiply.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`]; on a GPU [`Error::Cuda`], [`Error::Capture`]. Then nothing has changed.
+    /// [`Error::Hyperparameter`], [`Error::OutOfMemory`]; on a GPU [`Error::Cuda`], [`Error::Capture`]. Then nothing has changed.
     pub fn set_learning_rate(&mut self, lr: f64) -> Result<(), Error> {
         let algorithm = self.algorithm.with_learning_rate(lr);
         algorithm.resolve(&Group::default())?;
-        let mut groups = self.groups.clone();
+        let mut groups = collected(self.groups.iter().copied(), GROUPS)?;
         for (group, hyper) in &mut groups {
             *hyper = algorithm.resolve(group)?;
         }
@@ -733,8 +742,9 @@ impl Optimizer {
     ///
     /// # Errors
     /// Before anything has changed: [`Error::UnknownParameter`], [`Error::RepeatedParameter`], [`Error::Length`],
-    /// [`Error::Dtype`], [`Error::Device`], [`Error::Aliased`], [`Error::Lost`], [`Error::Capture`], and under
-    /// [`NonFinite::Error`] [`Error::NonFinite`]: on a GPU that of an earlier step, and this one did not take place either.
+    /// [`Error::Dtype`], [`Error::Device`], [`Error::Aliased`], [`Error::Lost`], [`Error::Capture`], on a GPU
+    /// [`Error::OutOfMemory`], and under [`NonFinite::Error`] [`Error::NonFinite`]: on a GPU that of an earlier step, and this
+    /// one did not take place either.
     /// [`Error::Cuda`] leaves the optimizer untouched, or lost: then every later call says [`Error::Lost`].
     pub fn step(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.check_lost()?;
@@ -962,7 +972,7 @@ impl Optimizer {
     /// A copy of the optimizer's memory of one parameter. Waits for the device.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`], [`Error::Lost`], [`Error::Cuda`].
+    /// [`Error::UnknownParameter`], [`Error::OutOfMemory`], [`Error::Lost`], [`Error::Cuda`].
     pub fn state(&mut self, id: ParameterId) -> Result<State, Error> {
         let index = self.parameter_index(id)?;
         self.ask(|backend| backend.state(index))

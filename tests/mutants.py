@@ -432,7 +432,7 @@ CUDA_MUTANTS = [
     ("cuda wait: of the caller's per-thread stream", CUDA,
      'caller.join(own).map_err(midway("ordering the caller\'s stream after the step"))?;', "let _ = (caller, own);"),
     ("cuda wait: before pinned memory is freed", CUDA,
-     "context.record_err(unsafe { result::stream::synchronize(self.stream.cu_stream()) });", "let _ = context;"),
+     "context.record_err(unsafe { result::stream::synchronize(stream.cu_stream()) });", "let _ = context;"),
     ("cuda wait: of the tensors' next users", OPTIMIZER,
      "let outcome = with_default_environment(|| backend.step(jobs, groups, policy));\n        drop(guards);",
      "drop(guards);\n        let outcome = with_default_environment(|| backend.step(jobs, groups, policy));"),
@@ -658,6 +658,31 @@ STATE_MUTANTS = [
     ("state cuda: an old report", CUDA, "(self.loaded, self.reported) = (step, 0);", "self.reported = 0;"),
 ]
 
+# What the system refuses.
+MEMORY_TESTS = ["out_of_memory of_"]
+MEMORY_MUTANTS = [
+    ("memory: not asked for", "src/allocation.rs", "vec.try_reserve(additional).map_err(|_| refused::<T>(vec.len().saturating_add(additional), what))",
+     "{\n        vec.reserve(additional);\n        let _ = what;\n        Ok(())\n    }"),
+    ("memory: the backend has a parameter more", OPTIMIZER,
+     "        reserve(&mut self.spans, 2 * (index + 1), &name)?;\n        self.ask(|backend| backend.register(&name, len, dtype))?;\n",
+     "        self.ask(|backend| backend.register(&name, len, dtype))?;\n        reserve(&mut self.spans, 2 * (index + 1), &name)?;\n"),
+    ("memory: scratch for the step to grow", OPTIMIZER, "        reserve(&mut self.jobs, index + 1, &name)?;\n", ""),
+    ("memory: names", OPTIMIZER, "self.by_name.try_reserve(1).map_err(|_| refused::<(String, usize)>(index + 1, &name))?;", "let _ = refused::<u8>;"),
+    ("memory: groups", OPTIMIZER, "collected(self.groups.iter().copied(), GROUPS)?", "self.groups.clone()"),
+    ("memory: partial sums", CPU, "            reserve(sums, more, name)?;\n", "            let _ = sums;\n"),
+    ("memory: a copy of the state", CPU, "collected(buffer.as_slice::<T>().iter().copied(), STATE)", "Ok(buffer.as_slice::<T>().to_vec())"),
+    ("memory: sums of a norm", STEP, "filled(0.0, end, NORM)?", "vec![0.0; end]"),
+    ("memory: pairs", ACCUMULATE, "collected(pairs.iter().map(pair), PAIRS)?", "pairs.iter().map(pair).collect::<Vec<_>>()"),
+    ("memory: the Fisher diagonal", "src/fisher.rs", "filled(0.0, len, DIAGONAL)?", "vec![0.0; len]"),
+]
+CUDA_MEMORY_TESTS = ["out_of_memory on_a_gpu"]
+CUDA_MEMORY_MUTANTS = [
+    ("cuda memory: a norm's tables go too early", "src/cuda/norm.rs", "settle(&stream);", "let _ = settle;"),
+    ("cuda memory: what orders tensors", TENSOR, "        reserve(&mut self.events, 1, ORDER)?;\n        let (address, guard) = source", "        let (address, guard) = source"),
+    ("cuda memory: the table of tensors", TABLE, "        reserve(&mut self.tasks, tasks.len(), TABLES)?;\n", ""),
+    ("cuda memory: remembered as sent", TABLE, "std::mem::swap(&mut self.sent_tasks, &mut self.tasks);", "self.sent_tasks.clone_from(&self.tasks);"),
+]
+
 # Its other tests read recordings, which are not copied.
 TORCH_TESTS = ["state_torch masters_and_averages"]
 TORCH_MUTANTS = [
@@ -744,7 +769,8 @@ def main():
             (chosen(CUDA_BF16_MUTANTS), CUDA_BF16_TESTS), (chosen(CUDA_COUNT_MUTANTS), CUDA_COUNT_TESTS),
             (chosen(CUDA_FOLD_MUTANTS), CUDA_FOLD_TESTS), (chosen(CUDA_DRAW_MUTANTS), CUDA_DRAW_TESTS),
             (chosen(CUDA_LOAD_MUTANTS), CUDA_LOAD_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS),
-            (chosen(TORCH_MUTANTS), TORCH_TESTS)]
+            (chosen(TORCH_MUTANTS), TORCH_TESTS), (chosen(MEMORY_MUTANTS), MEMORY_TESTS),
+            (chosen(CUDA_MEMORY_MUTANTS), CUDA_MEMORY_TESTS)]
     copy_tree()
     bad = sum(kill(mutants, tests) for mutants, tests in rows)
     count = sum(len(mutants) for mutants, _ in rows)

@@ -6,27 +6,39 @@
 mod common;
 #[path = "common/paths.rs"]
 mod paths;
+#[path = "common/thorough.rs"]
+mod thorough;
 
 use common::{again, random};
 use fadam::{Adam, Optimizer, State, Update};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// Long enough for a save to be hit half-way.
-const LEN: usize = 100_000;
-const KILLS: usize = 100;
-/// A save takes a few milliseconds.
-const LONGEST_LIFE: Duration = Duration::from_millis(25);
+/// Long enough for a save to be hit half-way: 800 kB, or 50 MB.
+fn len() -> usize {
+    if thorough::thorough() { 6_250_000 } else { 100_000 }
+}
+
+fn kills() -> usize {
+    if thorough::thorough() { 300 } else { 100 }
+}
+
+/// A save takes a few milliseconds, or tens of them.
+fn longest_life() -> Duration {
+    Duration::from_millis(if thorough::thorough() { 250 } else { 25 })
+}
+
 /// Set in the process that is killed: the path to save to.
 const CHILD: &str = "FADAM_STATE_CRASH_CHILD";
 
 /// The optimizer after one or two steps.
 fn optimizer(steps: usize) -> Optimizer {
     let mut optimizer = Optimizer::new(Adam::default()).unwrap();
-    let id = optimizer.register("w", LEN).unwrap();
-    let (mut value, gradient) = (vec![1.0_f32; LEN], vec![0.5_f32; LEN]);
+    let id = optimizer.register("w", len()).unwrap();
+    let (mut value, gradient) = (vec![1.0_f32; len()], vec![0.5_f32; len()]);
     for _ in 0..steps {
         optimizer.step(&mut [Update::new(id, &mut value, &gradient)]).unwrap();
     }
@@ -68,11 +80,11 @@ fn killed_at_any_moment() {
     let mut half_written = 0;
     let mut random_state = u64::from(std::process::id());
     let mut reader = optimizer(0);
-    for kill in 0..KILLS {
+    for kill in 0..kills() {
         let Some(mut command) = again("child") else { return };
         let mut child = command.env(CHILD, &path).stdout(Stdio::piped()).spawn().unwrap();
         wait_for_ready(child.stdout.as_mut().unwrap());
-        let life = LONGEST_LIFE.mul_f64((random(&mut random_state) >> 11) as f64 / (1_u64 << 53) as f64);
+        let life = longest_life().mul_f64((random(&mut random_state) >> 11) as f64 / (1_u64 << 53) as f64);
         let born = Instant::now();
         while born.elapsed() < life {
             std::hint::spin_loop();
@@ -83,13 +95,19 @@ fn killed_at_any_moment() {
         let found = state(&mut reader);
         let which = states.iter().position(|state| *state == found);
         seen[which.unwrap_or_else(|| panic!("kill {kill} after {life:?}: another state"))] += 1;
-        for path in temporary(&folder) {
-            half_written += 1;
-            fs::remove_file(path).unwrap();
+        let left = temporary(&folder);
+        assert!(left.len() <= 1, "kill {kill} after {life:?}: {left:?}");
+        half_written += left.len();
+        for path in left {
+            // Nobody else reads it before it is whole.
+            let found = fs::metadata(&path).unwrap();
+            let whole = found.len() == fs::metadata(folder.join("state.safetensors")).unwrap().len();
+            assert!(whole || found.len() == 0 || found.permissions().mode() & 0o777 == 0o600, "{found:?}");
         }
     }
-    println!("of {KILLS} kills {half_written} hit a save; the states were found {seen:?} times");
-    assert!(half_written > KILLS / 10 && seen.iter().all(|times| *times > 0), "{half_written}, {seen:?}");
+    let kills = kills();
+    println!("of {kills} kills {half_written} hit a save; the states were found {seen:?} times");
+    assert!(half_written > kills / 10 && seen.iter().all(|times| *times > 0), "{half_written}, {seen:?}");
     fs::remove_dir_all(&folder).unwrap();
 }
 

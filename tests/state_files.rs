@@ -95,20 +95,55 @@ fn a_path_of_no_file() {
     fs::remove_dir_all(folder).unwrap();
 }
 
-/// A name that somebody else has taken is left alone.
+/// A temporary file as a save to this path leaves it when it is killed.
+#[cfg(unix)]
+fn leftover(path: &Path, unique: u64) -> PathBuf {
+    let name = path.file_name().unwrap().as_encoded_bytes();
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    path.with_file_name(format!(".fadam-{hash:016x}-{unique:016x}.tmp"))
+}
+
+/// The next save removes what killed ones have left, but nothing that another one is writing, and nothing of another name.
+#[cfg(unix)]
 #[test]
-fn a_temporary_file_of_somebody_else() {
-    let folder = folder("taken");
-    let taken = |number: u64| folder.join(format!(".fadam-{}-{number}.tmp", std::process::id()));
-    for number in 0..500 {
-        fs::write(taken(number), "mine").unwrap();
+fn leftovers_are_removed() {
+    let folder = folder("leftovers");
+    let path = folder.join("s");
+    let mine = [leftover(&path, 1), leftover(&path, 2)];
+    let locked = leftover(&path, 3);
+    let others = [
+        leftover(&folder.join("t"), 4),
+        folder.join(".fadam-1234-0.tmp"),
+        folder.join("s.tmp"),
+        leftover(&path, 5).with_extension("bak"),
+    ];
+    for path in mine.iter().chain(&others) {
+        fs::write(path, "left").unwrap();
     }
-    model(1).optimizer.save(folder.join("s")).unwrap();
-    for number in 0..500 {
-        assert_eq!(fs::read(taken(number)).unwrap(), b"mine");
-    }
-    assert_eq!(list(&folder).len(), 501);
+    let lock = fs::File::create(&locked).unwrap();
+    lock.lock().unwrap();
+    // Neither what is no file, nor what cannot be opened, is a hindrance.
+    fs::create_dir(leftover(&path, 6)).unwrap();
+    fifo(&leftover(&path, 7));
+    let there = list(&folder).len();
+    model(1).optimizer.save(&path).unwrap();
+    assert!(mine.iter().all(|path| !path.exists()));
+    assert!(others.iter().all(|path| path.exists()) && locked.exists());
+    assert_eq!(list(&folder).len(), there - 2 + 1);
+    drop(lock);
+    model(2).optimizer.save(&path).unwrap();
+    assert!(!locked.exists());
     fs::remove_dir_all(folder).unwrap();
+}
+
+#[cfg(unix)]
+fn fifo(path: &Path) {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: the name is a string that ends.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
 }
 
 #[test]
@@ -171,11 +206,18 @@ impl Seek for Failing {
 fn reading_that_fails_leaves_the_optimizer_as_it_is_or_lost() {
     let folder = folder("reading");
     let path = folder.join("s");
-    model(1).optimizer.save(&path).unwrap();
+    // Of two pieces: what fits into one is read once.
+    const LEN: usize = 600_000;
+    let model = |seed| {
+        let mut model = Model::new(Adam::default(), &[&noise(LEN, 1), &[]]);
+        model.step(&[&noise(LEN, seed), &[]]);
+        model
+    };
+    model(2).optimizer.save(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
     let (mut untouched, mut lost) = (0, 0);
     for nth in 0.. {
-        let mut model = model(2);
+        let mut model = model(3);
         let before = model.snapshot();
         let mut source = Failing { source: Cursor::new(bytes.clone()), left: nth };
         let Err(error) = model.optimizer.load_from(&mut source) else { break };
@@ -196,6 +238,89 @@ fn reading_that_fails_leaves_the_optimizer_as_it_is_or_lost() {
     }
     assert!(untouched > 4 && lost > 2, "{untouched}, {lost}");
     assert!(fs::read(&path).unwrap() == bytes);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// A file that somebody changes in place: from its `nth` read on, another one is there.
+struct Changing {
+    files: [Cursor<Vec<u8>>; 2],
+    left: usize,
+}
+
+impl Read for Changing {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let now = usize::from(self.left == 0);
+        self.left = self.left.saturating_sub(1);
+        let count = self.files[now].read(into)?;
+        let at = self.files[now].position();
+        self.files.iter_mut().for_each(|file| file.set_position(at));
+        Ok(count)
+    }
+}
+
+impl Seek for Changing {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let [first, second] = &mut self.files;
+        second.seek(to)?;
+        first.seek(to)
+    }
+}
+
+/// What is used is what was checked: one file or the other whole, refused, or lost.
+#[test]
+fn a_file_that_changes_while_it_is_loaded() {
+    const LEN: usize = 600_000; // two pieces
+    let folder = folder("changing");
+    let model = |seed| {
+        let mut model = Model::new(Adam::default(), &[&noise(LEN, 1), &noise(3, 1)]);
+        model.step(&[&noise(LEN, seed), &noise(3, seed)]);
+        model
+    };
+    let mut saved = [model(2), model(3)];
+    for torch in [false, true] {
+        let files = [0, 1].map(|i| {
+            let path = folder.join(i.to_string());
+            let optimizer = &mut saved[i].optimizer;
+            if torch { optimizer.save_torch(&path, &["p0", "p1"]) } else { optimizer.save(&path) }.unwrap();
+            fs::read(path).unwrap()
+        });
+        let states = saved.each_mut().map(|model| (model.state(0), model.state(1)));
+        let (mut whole, mut refused, mut lost) = ([0; 2], 0, 0);
+        for nth in 0.. {
+            let mut model = model(4);
+            let before = model.snapshot();
+            let mut source = Changing { files: files.clone().map(Cursor::new), left: nth };
+            let optimizer = &mut model.optimizer;
+            let result = if torch {
+                optimizer.load_torch_from(&mut source, &["p0", "p1"])
+            } else {
+                optimizer.load_from(&mut source)
+            };
+            let ended = source.left > 0;
+            match (result, model.optimizer.state(model.ids[0])) {
+                (Ok(()), _) => {
+                    let found = (model.state(0), model.state(1));
+                    let which = states.iter().position(|state| *state == found);
+                    whole[which.unwrap_or_else(|| panic!("{nth}: parts of two files"))] += 1;
+                }
+                (Err(Error::State { .. }), Ok(_)) => {
+                    assert!(model.snapshot() == before, "{nth}");
+                    refused += 1;
+                }
+                (Err(error @ Error::State { .. }), Err(Error::Lost)) => {
+                    assert!(error.to_string().contains("changed while it was loaded"), "{error}");
+                    lost += 1;
+                }
+                (result, state) => panic!("{nth}: {result:?}, {:?}", state.map(drop)),
+            }
+            if ended {
+                break;
+            }
+        }
+        println!("torch: {torch}; whole {whole:?}, refused {refused}, lost {lost}");
+        // PyTorch's file says nothing of what it should hold: the first reading takes it as it is.
+        assert!(whole[0] > 0 && whole[1] > 0 && lost > 0 && (torch || refused > 0));
+    }
     fs::remove_dir_all(folder).unwrap();
 }
 
@@ -231,14 +356,66 @@ mod unix {
         fs::remove_dir_all(folder).unwrap();
     }
 
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    /// A new file has what the system gives a file here; a replaced one has what it had.
     #[test]
     fn permissions_stay() {
         let folder = folder("permissions");
         let path = folder.join("s");
         model(1).optimizer.save(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        model(2).optimizer.save(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(folder.join("usual"), "").unwrap();
+        assert_eq!(mode(&path), mode(&folder.join("usual")));
+        for kept in [0o600, 0o640, 0o664, 0o444, 0o000] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(kept)).unwrap();
+            model(2).optimizer.save(&path).unwrap();
+            assert_eq!(mode(&path), kept);
+        }
+        assert_eq!(list(&folder), ["s", "usual"]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// A strict umask counts for a new file, too. In a process of its own, for the umask is the process's.
+    #[test]
+    fn a_new_file_follows_the_umask() {
+        let Some(mut command) = common::again("unix::umask_child") else { return };
+        let output = command.env("FADAM_STATE_FILES_UMASK", "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// No test by itself.
+    #[test]
+    fn umask_child() {
+        if std::env::var_os("FADAM_STATE_FILES_UMASK").is_none() {
+            return;
+        }
+        let folder = folder("umask");
+        for (umask, expected) in [(0o077, 0o600), (0o027, 0o640), (0o002, 0o664), (0o000, 0o666)] {
+            // SAFETY: a plain call.
+            unsafe { libc::umask(umask) };
+            let path = folder.join(format!("{umask:o}"));
+            model(1).optimizer.save(&path).unwrap();
+            assert_eq!(mode(&path), expected, "{umask:o}");
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_owner_stays() {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let folder = folder("owner");
+        let path = folder.join("s");
+        model(1).optimizer.save(&path).unwrap();
+        if chown(&path, Some(12345), Some(54321)).is_err() {
+            println!("skipped: this user may not give files away (root may)");
+        } else {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            model(2).optimizer.save(&path).unwrap();
+            let found = fs::metadata(&path).unwrap();
+            assert_eq!((found.uid(), found.gid(), mode(&path)), (12345, 54321, 0o640));
+        }
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -262,15 +439,30 @@ mod unix {
 #[cfg(target_os = "linux")]
 #[test]
 fn what_is_no_file_is_not_replaced() {
-    use std::os::unix::{ffi::OsStrExt, fs::FileTypeExt};
+    use std::os::unix::fs::FileTypeExt;
     let folder = folder("pipe");
     let pipe = folder.join("pipe");
-    let name = std::ffi::CString::new(pipe.as_os_str().as_bytes()).unwrap();
-    // SAFETY: the name is a string that ends.
-    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    fifo(&pipe);
     io_error(model(1).optimizer.save(&pipe), ErrorKind::InvalidInput, "replacing");
     assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
     assert_eq!(list(&folder), ["pipe"]);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// Without waiting for the pipe's other end, and without reading a device that has none.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_no_file_is_not_read() {
+    let folder = folder("pipe-read");
+    let pipe = folder.join("pipe");
+    fifo(&pipe);
+    let mut model = model(1);
+    for path in [&pipe, Path::new("/dev/zero"), Path::new("/dev/null")] {
+        io_error(model.optimizer.load(path), ErrorKind::InvalidInput, "opening");
+        io_error(model.optimizer.load_matching(path).map(drop), ErrorKind::InvalidInput, "opening");
+        io_error(model.optimizer.load_torch(path, &["p0"]), ErrorKind::InvalidInput, "opening");
+    }
+    io_error(model.optimizer.load(&folder), ErrorKind::IsADirectory, "opening");
     fs::remove_dir_all(folder).unwrap();
 }
 

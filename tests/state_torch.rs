@@ -369,8 +369,8 @@ fn what_does_not_fit_is_refused() {
         write(&path, tensors);
         refused(&mut model, |optimizer| optimizer.load_torch(&path, &["p0", "p1"]), expected);
     };
-    let narrow = ("state.0.exp_avg", Dtype::BF16, &[6][..], vec![0; 12]);
-    case(&[step(1.0), narrow, v()], "`state.0.exp_avg` is BF16 in the file, F32 here");
+    let wide = ("state.0.exp_avg", Dtype::F64, &[6][..], vec![0; 48]);
+    case(&[step(1.0), wide, v()], "`state.0.exp_avg` is F64 in the file, F32 here");
     let short = ("state.0.exp_avg", Dtype::F32, &[5][..], bytes(&[0.5; 5]));
     case(&[step(1.0), short, v()], "`state.0.exp_avg` has 5 elements in the file, 6 here");
     case(&[step(1.0), v()], "no `state.0.exp_avg`");
@@ -380,9 +380,37 @@ fn what_does_not_fit_is_refused() {
         case(&[step(wrong), m(), v()], &format!("`state.0.step` is {wrong}, expected a whole number"));
     }
     let long = ("state.0.step", Dtype::F32, &[2][..], bytes(&[1.0; 2]));
-    case(&[long, m(), v()], "`state.0.step` is 2 of F32, expected one F32");
-    let double = ("state.0.step", Dtype::F64, &[][..], vec![0; 8]);
-    case(&[double, m(), v()], "`state.0.step` is 1 of F64, expected one F32");
+    case(&[long, m(), v()], "`state.0.step` is 2 of F32, expected one number");
+    let none = ("state.0.step", Dtype::I64, &[0][..], vec![]);
+    case(&[none, m(), v()], "`state.0.step` is 0 of I64, expected one number");
+    let byte = ("state.0.step", Dtype::U8, &[][..], vec![1]);
+    case(&[byte, m(), v()], "`state.0.step` is of U8, expected F32, F64, I32 or I64");
+    let of = |dtype, bytes: &[u8]| ("state.0.step", dtype, &[][..], bytes.to_vec());
+    for (wrong, found) in [
+        (of(Dtype::I32, &(-1_i32).to_le_bytes()), "-1"),
+        (of(Dtype::I64, &i64::MIN.to_le_bytes()), "-922337203685477"),
+        (of(Dtype::I64, &((1_i64 << 32) + 1).to_le_bytes()), "4294967297"),
+        (of(Dtype::F64, &0.5_f64.to_le_bytes()), "0.5"),
+        (of(Dtype::F64, &f64::NAN.to_le_bytes()), "NaN"),
+    ] {
+        case(&[wrong, m(), v()], &format!("`state.0.step` is {found}"));
+    }
+    // What no Adam writes.
+    let value = |name, x: f32| (name, Dtype::F32, &[6][..], bytes(&[0.5, 0.5, 0.5, x, 0.5, 0.5]));
+    for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let expected = format!("is {x}, expected a finite number");
+        case(
+            &[step(1.0), value("state.0.exp_avg", x), v()],
+            &format!("element 3 of `state.0.exp_avg` {expected}"),
+        );
+        case(
+            &[step(1.0), m(), value("state.0.exp_avg_sq", x)],
+            &format!("element 3 of `state.0.exp_avg_sq` {expected}"),
+        );
+    }
+    let negative = value("state.0.exp_avg_sq", -f32::MIN_POSITIVE);
+    case(&[step(1.0), m(), negative], "element 3 of `state.0.exp_avg_sq` is -0.0000");
+    case(&[step(0.0), m(), v()], "element 0 of `state.0.exp_avg` is 0.5, expected 0 before the first step");
     let largest = ("state.0.max_exp_avg_sq", Dtype::F32, &[6][..], bytes(&[0.5; 6]));
     case(&[step(1.0), m(), v(), largest], "`state.0.max_exp_avg_sq`, which this optimizer does not keep");
     let other = ("state.2.step", Dtype::F32, &[][..], bytes(&[1.0]));
@@ -410,6 +438,87 @@ fn what_does_not_fit_is_refused() {
     let expected = "no `state.0.max_exp_avg_sq`, which this optimizer keeps";
     refused(&mut amsgrad, |optimizer| optimizer.load_torch(&path, &["p1"]), expected);
     fs::remove_file(path).unwrap();
+}
+
+/// What others write than PyTorch of today: a count as an integer or a double, moments of 16 bits, which are widened exactly.
+/// Two pieces and more of each.
+#[test]
+fn other_types_are_taken() {
+    const LEN: usize = 3_000_000;
+    let path = file("types");
+    let m: Vec<f32> = noise(LEN, 1).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+    let v: Vec<f32> = m.iter().map(|x| half::f16::from_f32(x * x).to_f32()).collect();
+    let narrow = m.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+    let half = v.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect();
+    let five: [(Dtype, &[u8]); 4] = [
+        (Dtype::F32, &5_f32.to_le_bytes()),
+        (Dtype::F64, &5_f64.to_le_bytes()),
+        (Dtype::I32, &5_i32.to_le_bytes()),
+        (Dtype::I64, &5_i64.to_le_bytes()),
+    ];
+    let moments = [
+        ("state.0.exp_avg", Dtype::BF16, &[LEN][..], narrow),
+        ("state.0.exp_avg_sq", Dtype::F16, &[LEN][..], half),
+    ];
+    let mut steps = Vec::new();
+    for (dtype, count) in five {
+        let step = ("state.0.step", dtype, &[][..], count.to_vec());
+        write(&path, &[&[step][..], &moments].concat());
+        let mut optimizer = Optimizer::new(Adam::default()).unwrap();
+        let id = optimizer.register("w", LEN).unwrap();
+        optimizer.load_torch(&path, &["w"]).unwrap();
+        let state = optimizer.state(id).unwrap();
+        assert!(state.exp_avg == m && state.exp_avg_sq == v, "{dtype:?}");
+        steps.push(state.step);
+        // Where moments are kept in 16 bits, wider ones would have to be rounded.
+        if dtype == Dtype::F32 {
+            let mut narrow = Optimizer::builder(Adam::default()).moments(fadam::Dtype::Bf16).build().unwrap();
+            narrow.register("w", LEN).unwrap();
+            let error = narrow.load_torch(&path, &["w"]).unwrap_err().to_string();
+            assert!(error.contains("`state.0.exp_avg_sq` is F16 in the file, BF16 here"), "{error}");
+        }
+    }
+    assert_eq!(steps, [5; 4]);
+    fs::remove_file(path).unwrap();
+}
+
+/// The powers of beta are those of an optimizer that has made the steps, in whatever order the counts stand in the file, and
+/// also where they change no more.
+#[test]
+fn powers_of_different_counts() {
+    let (path, ours) = (file("counts"), file("counts-ours"));
+    let counts = [7_u32, 2_000_000, 7, 1, 900_000, 3, 0, 2_000_000];
+    let names: Vec<String> = (0..counts.len()).map(|i| format!("p{i}")).collect();
+    let scalars: Vec<_> = (0..counts.len())
+        .flat_map(|i| ["step", "exp_avg", "exp_avg_sq"].map(|key| (i, key, format!("state.{i}.{key}"))))
+        .collect();
+    let tensors: Vec<(&str, Dtype, &[usize], Vec<u8>)> = scalars
+        .iter()
+        .map(|(i, key, name)| {
+            let value = if *key == "step" { counts[*i] as f32 } else { 0.0 };
+            (name.as_str(), Dtype::F32, &[1][..], bytes(&[value]))
+        })
+        .collect();
+    write(&path, &tensors);
+    let mut optimizer = Optimizer::new(Adam::default()).unwrap();
+    for name in &names {
+        optimizer.register(name.clone(), 1).unwrap();
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    optimizer.load_torch(&path, &names).unwrap();
+    optimizer.save(&ours).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&fs::read(&ours).unwrap()).unwrap();
+    let found: Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["parameters"]).unwrap();
+    for (i, &count) in counts.iter().enumerate() {
+        let power = |beta: f64| (0..count).fold(1.0, |power, _| power * beta);
+        let bits = |power: f64| format!("{:016x}", power.to_bits());
+        assert_eq!(found[i]["step"], count);
+        assert_eq!(found[i]["beta1_power"], bits(power(0.9)), "{count}");
+        assert_eq!(found[i]["beta2_power"], bits(power(0.999)), "{count}");
+    }
+    for path in [path, ours] {
+        fs::remove_file(path).unwrap();
+    }
 }
 
 /// PyTorch has no masters and no averages: they begin with the parameter's value in the next step, whatever was there.

@@ -6,6 +6,9 @@
 //! candle's own operations wait, and tries again. Whoever waits for this step then waits for one that goes on. After some rounds
 //! it gives up; the caller steps on copies instead (`step.rs`).
 
+use super::VARIABLES;
+use crate::Error;
+use crate::allocation::reserve;
 use candle_core::{Storage, Tensor};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -55,29 +58,38 @@ impl<'a> Wanted<'a> {
 
 /// All of them, in the order in which they are wanted, or `None` where others keep taking one or another. Counts the rounds
 /// that did not succeed.
-pub(super) fn take_all<'a>(wanted: &[Wanted<'a>], retries: &mut u64) -> Option<Vec<Held<'a>>> {
+pub(super) fn take_all<'a>(wanted: &[Wanted<'a>], retries: &mut u64) -> Result<Option<Vec<Held<'a>>>, Error> {
+    let mut held = Vec::new();
+    reserve(&mut held, wanted.len(), VARIABLES)?;
     let mut waited_for = None;
     for _ in 0..ROUNDS {
-        match try_all(wanted, waited_for) {
-            Ok(held) => return Some(held),
+        match try_all(wanted, waited_for, &mut held) {
+            Ok(()) => return Ok(Some(held)),
             Err(taken) => {
                 *retries += 1;
                 waited_for = Some((taken, wanted[taken].take())); // all others are released
             }
         }
     }
-    None
+    Ok(None)
 }
 
-/// All of them, or the place of one that is taken.
-fn try_all<'a>(wanted: &[Wanted<'a>], waited_for: Option<(usize, Held<'a>)>) -> Result<Vec<Held<'a>>, usize> {
+/// All of them, or the place of one that is taken: then none is held.
+fn try_all<'a>(
+    wanted: &[Wanted<'a>],
+    waited_for: Option<(usize, Held<'a>)>,
+    held: &mut Vec<Held<'a>>,
+) -> Result<(), usize> {
     let mut waited_for = waited_for;
-    let mut held = Vec::with_capacity(wanted.len());
     for (place, wanted) in wanted.iter().enumerate() {
         let here = waited_for.take_if(|(waited, _)| *waited == place).map(|(_, held)| held);
-        held.push(here.or_else(|| wanted.try_take()).ok_or(place)?);
+        let Some(here) = here.or_else(|| wanted.try_take()) else {
+            held.clear();
+            return Err(place);
+        };
+        held.push(here);
     }
-    Ok(held)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -91,21 +103,23 @@ mod tests {
         let locks = tensors.each_ref().map(of);
         let wanted = [Wanted::ToWrite(locks[0]), Wanted::ToRead(locks[1]), Wanted::ToWrite(locks[2])];
         let mut retries = 0;
-        drop(take_all(&wanted, &mut retries).unwrap());
+        drop(take_all(&wanted, &mut retries).unwrap().unwrap());
         assert_eq!(retries, 0);
         // One that is read cannot be written; the others are free again at once, also the one that comes after it.
         let reader = locks[2].read();
-        assert_eq!(try_all(&wanted, None).err(), Some(2));
+        let mut held = Vec::new();
+        assert_eq!(try_all(&wanted, None, &mut held), Err(2));
+        assert!(held.is_empty());
         assert!(locks.iter().take(2).all(|lock| lock.try_write().is_some()));
         drop(reader);
         // A reader may share what is only read, even while a writer waits.
         let reader = locks[1].read();
-        assert!(take_all(&wanted, &mut retries).is_some());
+        assert!(take_all(&wanted, &mut retries).unwrap().is_some());
         drop(reader);
         // The one that was waited for is not let go in between.
-        let held = wanted[2].take();
-        let all = try_all(&wanted, Some((2, held))).unwrap();
-        assert_eq!((all.len(), retries), (3, 0));
+        let waited_for = wanted[2].take();
+        try_all(&wanted, Some((2, waited_for)), &mut held).unwrap();
+        assert_eq!((held.len(), retries), (3, 0));
         assert!(locks[2].try_read().is_none());
     }
 }

@@ -59,10 +59,16 @@
 //! An in-place operation may leave a storage that is shorter than its tensors, or of another type. Such a step is refused
 //! ([`Error::Layout`]) and nothing changes; if it happens while a step on copies writes back, the other variables have been
 //! stepped.
+//!
+//! # Memory
+//!
+//! What grows with the number of variables is answered with [`Error::OutOfMemory`] where there is no memory for it, and nothing
+//! has changed; what candle itself allocates (gradients, and the copies of a step on copies) is candle's.
 
 mod lock;
 mod step;
 
+use crate::allocation::{collected, reserve};
 #[cfg(feature = "candle-cuda")]
 use crate::cuda::ContextId;
 use crate::tensor::Location;
@@ -114,8 +120,7 @@ impl Optimizer<Algorithm> {
     /// As [`from_named`](Self::from_named).
     pub fn from_varmap(varmap: &VarMap, builder: impl Into<Builder>) -> Result<Self, Error> {
         let data = varmap.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut named: Vec<(String, Var)> =
-            data.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
+        let mut named = collected(data.iter().map(|(name, var)| (name.clone(), var.clone())), VARIABLES)?;
         drop(data);
         named.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Self::from_named(named, builder)
@@ -126,7 +131,8 @@ impl Optimizer<Algorithm> {
     ///
     /// # Errors
     /// [`Error::DuplicateName`], [`Error::Aliased`] where two variables share their memory, [`Error::Dtype`] for
-    /// another type than f32 and bf16, [`Error::Device`], [`Error::Layout`], and those of [`Builder::build`].
+    /// another type than f32 and bf16, [`Error::Device`], [`Error::Layout`], [`Error::OutOfMemory`], and those of
+    /// [`Builder::build`].
     pub fn from_named(
         vars: impl IntoIterator<Item = (String, Var)>,
         builder: impl Into<Builder>,
@@ -137,16 +143,22 @@ impl Optimizer<Algorithm> {
 
 impl<A> Optimizer<A> {
     fn over(vars: impl IntoIterator<Item = (String, Var)>, builder: Builder) -> Result<Self, Error> {
-        let vars: Vec<(String, Var)> = vars.into_iter().filter(|(_, var)| var.dtype().is_float()).collect();
+        let mut floats: Vec<(String, Var)> = Vec::new();
+        for named in vars.into_iter().filter(|(_, var)| var.dtype().is_float()) {
+            reserve(&mut floats, 1, VARIABLES)?;
+            floats.push(named);
+        }
         #[cfg(feature = "candle-cuda")]
-        let builder = match vars.first().map(|(_, var)| var.device()) {
+        let builder = match floats.first().map(|(_, var)| var.device()) {
             Some(candle_core::Device::Cuda(device)) => builder.stream_by_default(device.cuda_stream()),
             _ => builder,
         };
         let mut inner = builder.build()?;
         let mut parameters = Vec::new();
+        reserve(&mut parameters, floats.len(), VARIABLES)?;
         let mut storages: Vec<(usize, String)> = Vec::new();
-        for (name, var) in vars {
+        reserve(&mut storages, floats.len(), VARIABLES)?;
+        for (name, var) in floats {
             check_variable(&name, &var, &inner)?;
             storages.push((lock::key(lock::of(&var)), name.clone()));
             let id = match var.dtype() {
@@ -199,7 +211,8 @@ impl<A> Optimizer<A> {
             self.inner.set_learning_rate(rate)?;
         }
         self.refused_rate = None;
-        let mut parts = Vec::with_capacity(self.parameters.len());
+        let mut parts = Vec::new();
+        reserve(&mut parts, self.parameters.len(), VARIABLES)?;
         for Parameter { name, var, id } in &self.parameters {
             let Some(gradient) = grads.get(var) else { continue };
             check_gradient(name, var, gradient, &self.inner)?;
@@ -257,6 +270,9 @@ impl From<Error> for candle_core::Error {
         }
     }
 }
+
+/// What an allocation is for, should it fail.
+const VARIABLES: &str = "a list of variables";
 
 fn check_variable(name: &str, var: &Var, optimizer: &crate::Optimizer) -> Result<(), Error> {
     check_device(name, var, optimizer)?;

@@ -1,6 +1,8 @@
 //! One step over candle's tensors: which storages it needs, and what lies in them when it has them.
 
+use super::VARIABLES;
 use super::lock::{self, Held, Wanted};
+use crate::allocation::{collected, filled, reserve};
 #[cfg(feature = "candle-cuda")]
 use crate::cuda::{
     cudarc::driver::{CudaView, CudaViewMut, DeviceSlice},
@@ -38,7 +40,7 @@ pub(super) fn step(
     step: &mut dyn FnMut(&mut [Update<'_>]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let (wanted, places) = storages(parts)?;
-    if let Some(mut held) = lock::take_all(&wanted, &mut contention.retries) {
+    if let Some(mut held) = lock::take_all(&wanted, &mut contention.retries)? {
         return in_place(parts, &places, &mut held, step);
     }
     contention.copies += 1;
@@ -46,6 +48,7 @@ pub(super) fn step(
 }
 
 /// The places in `wanted` of a part's two storages.
+#[derive(Clone)]
 struct Places {
     variable: usize,
     gradient: usize,
@@ -58,16 +61,18 @@ fn storages<'a>(parts: &'a [Part<'_>]) -> Result<(Vec<Wanted<'a>>, Vec<Places>),
         gradient: bool,
         part: usize,
     }
-    let locks: Vec<_> =
-        parts.iter().map(|part| (lock::of(&part.variable), lock::of(&part.gradient))).collect();
-    let mut uses = Vec::with_capacity(2 * parts.len());
+    let locks = parts.iter().map(|part| (lock::of(&part.variable), lock::of(&part.gradient)));
+    let locks = collected(locks, VARIABLES)?;
+    let mut uses = Vec::new();
+    reserve(&mut uses, 2 * parts.len(), VARIABLES)?;
     for (part, (variable, gradient)) in locks.iter().enumerate() {
         uses.push(Use { key: lock::key(variable), gradient: false, part });
         uses.push(Use { key: lock::key(gradient), gradient: true, part });
     }
     uses.sort_unstable_by_key(|used| (used.key, used.gradient, used.part));
-    let mut wanted = Vec::with_capacity(uses.len());
-    let mut places: Vec<_> = parts.iter().map(|_| Places { variable: 0, gradient: 0 }).collect();
+    let mut wanted = Vec::new();
+    reserve(&mut wanted, uses.len(), VARIABLES)?;
+    let mut places = filled(Places { variable: 0, gradient: 0 }, parts.len(), VARIABLES)?;
     let mut before: Option<&Use> = None;
     for used in &uses {
         let (variable, gradient) = locks[used.part];
@@ -107,14 +112,13 @@ fn in_place(
     held: &mut [Held<'_>],
     step: &mut dyn FnMut(&mut [Update<'_>]) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut open: Vec<Open<'_>> = held
-        .iter_mut()
-        .map(|held| match held {
-            Held::Write(storage) => Open::Write(Some(storage)),
-            Held::Read(storage) => Open::Read(storage),
-        })
-        .collect();
-    let mut memory = Vec::with_capacity(parts.len());
+    let open = held.iter_mut().map(|held| match held {
+        Held::Write(storage) => Open::Write(Some(storage)),
+        Held::Read(storage) => Open::Read(storage),
+    });
+    let mut open = collected(open, VARIABLES)?;
+    let mut memory = Vec::new();
+    reserve(&mut memory, parts.len(), VARIABLES)?;
     for (part, places) in parts.iter().zip(places) {
         let variable = match &mut open[places.variable] {
             Open::Write(storage) => storage.take().and_then(|storage| written(storage, part)),
@@ -127,11 +131,10 @@ fn in_place(
         let variable = variable.ok_or_else(|| part.changed("parameter"))?;
         memory.push((part.id, variable, gradient.ok_or_else(|| part.changed("gradient"))?));
     }
-    let mut updates: Vec<Update<'_>> = memory
+    let updates = memory
         .iter_mut()
-        .map(|(id, variable, gradient)| Update::new(*id, variable.tensor(), gradient.tensor()))
-        .collect();
-    step(&mut updates)
+        .map(|(id, variable, gradient)| Update::new(*id, variable.tensor(), gradient.tensor()));
+    step(&mut collected(updates, VARIABLES)?)
 }
 
 /// One lock at a time, as candle-nn's optimizers take them: copies of everything, a step on the copies, and the variables
@@ -140,9 +143,13 @@ fn on_copies(
     parts: &[Part<'_>],
     step: &mut dyn FnMut(&mut [Update<'_>]) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let copies = parts.iter().map(Part::copied).collect::<Result<Vec<Part<'_>>, Error>>()?;
+    let mut copies = Vec::new();
+    reserve(&mut copies, parts.len(), VARIABLES)?;
+    for part in parts {
+        copies.push(part.copied()?);
+    }
     let (wanted, places) = storages(&copies)?;
-    let mut held: Vec<Held<'_>> = wanted.iter().map(|wanted| wanted.take()).collect();
+    let mut held = collected(wanted.iter().map(|wanted| wanted.take()), VARIABLES)?;
     in_place(&copies, &places, &mut held, step)?;
     drop(held);
     let mut changed = Ok(());

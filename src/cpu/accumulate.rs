@@ -4,7 +4,9 @@ use super::kernel::{At, Chunk, Counter, Gradient, Kernel, Moments, Use};
 use super::simd::{Isa, Simd, Vector};
 use super::step::{Task, run_all};
 use super::sweep::Chunked;
-use crate::{Tensor, TensorMut};
+use crate::accumulate::PAIRS;
+use crate::allocation::collected;
+use crate::{Error, Tensor, TensorMut};
 
 /// sum ← sum + g, or with FIRST sum ← g.
 struct Accumulate<const FIRST: bool>;
@@ -33,21 +35,19 @@ impl<const FIRST: bool> Kernel for Accumulate<FIRST> {
 
 /// # Safety
 /// Each pair's memory lies here, both of one length, the sum f32; no sum overlaps another tensor.
-pub(crate) unsafe fn accumulate(pairs: &[(TensorMut<'_>, Tensor<'_>)], first: bool) {
+pub(crate) unsafe fn accumulate(pairs: &[(TensorMut<'_>, Tensor<'_>)], first: bool) -> Result<(), Error> {
     let mut end = 0;
-    let tasks: Vec<Task> = pairs
-        .iter()
-        .enumerate()
-        .map(|(index, (sum, gradient))| {
-            let task = Task::bare(index, Chunk::outside(sum.host(), gradient), end);
-            end = task.chunks().end;
-            task
-        })
-        .collect();
+    let task = |(index, (sum, gradient)): (usize, &(TensorMut<'_>, Tensor<'_>))| {
+        let task = Task::bare(index, Chunk::outside(sum.host(), gradient), end);
+        end = task.chunks().end;
+        task
+    };
+    let tasks = collected(pairs.iter().enumerate().map(task), PAIRS)?;
     let mut none = Default::default();
     if first {
         run_all(Simd::best(), &tasks, &mut none, |_| Some(Accumulate::<true>));
     } else {
         run_all(Simd::best(), &tasks, &mut none, |_| Some(Accumulate::<false>));
     }
+    Ok(())
 }

@@ -24,13 +24,14 @@ pub(crate) use fisher::{fisher_accumulate, natural_gradient};
 pub use simd::Simd;
 pub(crate) use step::sum_of_squares;
 
+use crate::allocation::{collected, reserve};
 use crate::args::{FADAM_CHUNK, Progress};
-use crate::backend::Counters;
+use crate::backend::{Counters, STATE};
 use crate::storage::Storage;
 use crate::{Dtype, Error, Master, Norms, Report, State};
 use half::bf16;
 use kernel::Counts;
-use memory::Buffer;
+use memory::{Buffer, Plain};
 use step::Task;
 
 const CHUNK: usize = FADAM_CHUNK as usize;
@@ -92,7 +93,7 @@ impl Cpu {
                 .map_err(|bytes| Error::OutOfMemory { name: name.to_string(), bytes })
         };
         let Storage { moments, ema, amsgrad, .. } = self.storage;
-        self.parameters.push(Parameter {
+        let parameter = Parameter {
             dtype,
             master: self.storage.master_size(dtype).map(zeros).transpose()?,
             ema: ema.map(|_| zeros(size_of::<f32>())).transpose()?,
@@ -101,14 +102,22 @@ impl Cpu {
             max_exp_avg_sq: amsgrad.then(|| zeros(moments.size())).transpose()?,
             progress: Progress::START,
             norms: None,
-        });
-        self.tasks.reserve(self.parameters.len());
+        };
+        reserve(&mut self.parameters, 1, name)?;
+        reserve(&mut self.tasks, self.parameters.len() + 1, name)?;
         let Partials { sums, counts } = &mut self.partials;
-        let chunks = counts.len() + len.div_ceil(CHUNK);
+        let more = len.div_ceil(CHUNK);
+        reserve(counts, more, name)?;
+        for sums in &mut *sums {
+            reserve(sums, more, name)?;
+        }
+        // Nothing is refused from here on.
+        let chunks = counts.len() + more;
         for sums in sums {
             sums.resize(chunks, 0.0);
         }
         counts.resize(chunks, Counts::default());
+        self.parameters.push(parameter);
         Ok(())
     }
 
@@ -144,23 +153,27 @@ impl Cpu {
         self.parameters[index].progress.start = 0;
     }
 
-    pub(crate) fn state(&self, index: usize) -> State {
+    pub(crate) fn state(&self, index: usize) -> Result<State, Error> {
         let Parameter { master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, progress, .. } =
             &self.parameters[index];
         let moment = |buffer: &Buffer| match self.storage.moments {
-            Dtype::F32 => buffer.as_slice::<f32>().to_vec(),
-            Dtype::Bf16 => buffer.as_slice::<bf16>().iter().map(|m| m.to_f32()).collect(),
+            Dtype::F32 => copy::<f32>(buffer),
+            Dtype::Bf16 => collected(buffer.as_slice::<bf16>().iter().map(|m| m.to_f32()), STATE),
         };
         let begun = progress.start != 0;
         let master = |kind| master.as_ref().filter(|_| begun && self.storage.master == kind);
-        State {
+        Ok(State {
             step: progress.step,
-            exp_avg: moment(exp_avg),
-            exp_avg_sq: moment(exp_avg_sq),
-            max_exp_avg_sq: max_exp_avg_sq.as_ref().map(moment),
-            master: master(Master::F32).map(|buffer| buffer.as_slice().to_vec()),
-            remainder: master(Master::Remainder).map(|buffer| buffer.as_slice().to_vec()),
-            ema: ema.as_ref().filter(|_| begun).map(|buffer| buffer.as_slice().to_vec()),
-        }
+            exp_avg: moment(exp_avg)?,
+            exp_avg_sq: moment(exp_avg_sq)?,
+            max_exp_avg_sq: max_exp_avg_sq.as_ref().map(moment).transpose()?,
+            master: master(Master::F32).map(copy).transpose()?,
+            remainder: master(Master::Remainder).map(copy).transpose()?,
+            ema: ema.as_ref().filter(|_| begun).map(copy).transpose()?,
+        })
     }
+}
+
+fn copy<T: Plain>(buffer: &Buffer) -> Result<Vec<T>, Error> {
+    collected(buffer.as_slice::<T>().iter().copied(), STATE)
 }

@@ -9,10 +9,11 @@ use super::stage::Random;
 use super::sweep::{Chunked, sweep};
 use super::{CHUNK, Cpu, Parameter, Partials, Simd};
 use crate::algorithm::Hyper;
+use crate::allocation::{collected, filled};
 use crate::args::{AdamStep, FADAM_NEAR_EPS, FAdamScalars, Progress};
 use crate::backend::Job;
 use crate::optimizer::{Group, NonFinite, Policy};
-use crate::{Coordinates, Dtype, Master, Report, Rounding, Tensor};
+use crate::{Coordinates, Dtype, Error, Master, Report, Rounding, Tensor};
 use std::ops::Range;
 use std::ptr::null_mut;
 
@@ -364,19 +365,17 @@ fn add<T: Copy + Into<u64>>(sums: &mut [u64], parts: &[T]) {
 ///
 /// # Safety
 /// Each tensor's memory is valid for reads.
-pub(crate) unsafe fn sum_of_squares(tensors: &[Tensor<'_>]) -> f64 {
+pub(crate) unsafe fn sum_of_squares(tensors: &[Tensor<'_>]) -> Result<f64, Error> {
+    const NORM: &str = "the sums of a norm";
     let mut end = 0;
-    let tasks: Vec<Task> = tensors
-        .iter()
-        .enumerate()
-        .map(|(index, tensor)| {
-            let task = Task::bare(index, Chunk::outside(null_mut(), tensor), end);
-            end = task.chunks.end;
-            task
-        })
-        .collect();
-    let sums = [vec![0.0; end], Vec::new(), Vec::new()];
+    let task = |(index, tensor)| {
+        let task = Task::bare(index, Chunk::outside(null_mut(), tensor), end);
+        end = task.chunks.end;
+        task
+    };
+    let tasks = collected(tensors.iter().enumerate().map(task), NORM)?;
+    let sums = [filled(0.0, end, NORM)?, Vec::new(), Vec::new()];
     let mut partials = Partials { sums, counts: Vec::new() };
     run_all(Simd::best(), &tasks, &mut partials, |_| Some(NormPartial { scale: 1.0 }));
-    total(&tasks, &partials.sums[0])
+    Ok(total(&tasks, &partials.sums[0]))
 }

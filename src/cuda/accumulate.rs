@@ -5,7 +5,8 @@ use super::module::{Module, Source};
 use super::step::Sweep;
 use super::table::flags;
 use super::{ContextId, Guards, driver_error, open};
-use crate::accumulate::{Pair, check_places, refuse_aliases};
+use crate::accumulate::{PAIRS, Pair, check_places, refuse_aliases};
+use crate::allocation::{collected, reserve};
 use crate::args::{FADAM_CHUNK, StepArgs, Task};
 use crate::tensor::{Location, Place};
 use crate::{Dtype, Error, Tensor, TensorMut};
@@ -28,7 +29,8 @@ pub(crate) fn accumulate(
     let module = Module::load_for_good(context, Source::Accumulate)?;
     let kernel = Sweep::load(&module, context, if first { "accumulate_first" } else { "accumulate" })?;
     let mut guards = Guards::default();
-    let mut found = Vec::with_capacity(pairs.len());
+    let mut found = Vec::new();
+    reserve(&mut found, pairs.len(), PAIRS)?;
     for (sum, gradient) in pairs {
         let (Place::Cuda(target), Place::Cuda(source)) = (&mut sum.place, &gradient.place) else {
             continue; // refused above
@@ -51,11 +53,11 @@ pub(crate) fn accumulate(
         let flags = flags((parameter, Dtype::F32), (gradient, pair.gradient_dtype));
         Task { parameter, gradient, len, first_chunk, flags, ..Task::default() }
     };
-    let tasks: Vec<Task> = found.iter().map(task).collect();
+    let tasks = collected(found.iter().map(task), PAIRS)?;
     if chunks == 0 {
         return Ok(());
     }
-    let table = Buffer::of(&stream, &tasks, "the table of tensors")?;
+    let table = Buffer::of(&stream, &tasks, PAIRS)?;
     let args =
         StepArgs { tasks: table.address(), task_count: tasks.len() as u64, chunks, ..StepArgs::default() };
     kernel.launch(&stream, &args, chunks).map_err(driver_error("launching a kernel"))

@@ -23,6 +23,14 @@ pub(super) fn refuse_capture(stream: &CudaStream) -> Result<(), Error> {
     Ok(())
 }
 
+/// The error of a call that allocates, of which the driver says so when there is no memory.
+pub(super) fn refused(doing: &'static str, name: &str, bytes: usize) -> impl Fn(DriverError) -> Error {
+    move |error| match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { name: name.into(), bytes },
+        _ => driver_error(doing)(error),
+    }
+}
+
 /// Bytes of device memory.
 #[derive(Debug)]
 pub(super) struct Buffer {
@@ -39,10 +47,7 @@ impl Buffer {
     pub(super) fn zeroed(stream: &Arc<CudaStream>, bytes: usize, name: &str) -> Result<Self, Error> {
         refuse_capture(stream)?;
         let bytes = bytes.max(1);
-        Self::allocate(stream, bytes).map_err(|error| match error.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { name: name.into(), bytes },
-            _ => driver_error("allocating memory of the device")(error),
-        })
+        Self::allocate(stream, bytes).map_err(refused("allocating memory of the device", name, bytes))
     }
 
     /// These values, once the stream gets there. They may go when this returns: of memory that is not page-locked the driver

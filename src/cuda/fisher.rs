@@ -4,8 +4,9 @@ use super::buffer::Buffer;
 use super::module::{Module, Source as Kernels};
 use super::step::Sweep;
 use super::{ContextId, Guards, driver_error, open};
+use crate::allocation::filled;
 use crate::args::{FADAM_WARP, FisherArgs};
-use crate::fisher::{NAME, NaturalGradient, refuse_aliases};
+use crate::fisher::{DIAGONAL, NAME, NaturalGradient, refuse_aliases};
 use crate::tensor::{Location, Place};
 use crate::{Dtype, Error, Tensor, TensorMut};
 use cudarc::driver::CudaStream;
@@ -27,7 +28,7 @@ impl FisherSum {
         let module = Module::load_for_good(context, Kernels::Fisher)?;
         Ok(Self {
             len,
-            sum: Buffer::zeroed(&stream, len.saturating_mul(size_of::<f64>()), "the Fisher diagonal")?,
+            sum: Buffer::zeroed(&stream, len.saturating_mul(size_of::<f64>()), DIAGONAL)?,
             fisher_accumulate: Sweep::load(&module, context, "fisher_accumulate")?,
             stream,
         })
@@ -56,7 +57,7 @@ impl FisherSum {
 
     /// The sums so far; waits for them.
     pub(crate) fn to_vec(&self) -> Result<Vec<f64>, Error> {
-        let mut sum = vec![0.0; self.len];
+        let mut sum = filled(0.0, self.len, DIAGONAL)?;
         self.sum.download(&mut sum)?;
         Ok(sum)
     }

@@ -45,8 +45,9 @@ pub(crate) use probe::{Unusable, driver};
 pub(crate) use tensor::{ContextId, Guards, Source, Target, borrow};
 
 use crate::algorithm::Hyper;
+use crate::allocation::{collected, filled, reserve};
 use crate::args::{Control, Record, Settings, StepArgs, Task};
-use crate::backend::{Counters, Failure, Job, NotFinite};
+use crate::backend::{Counters, Failure, Job, NotFinite, STATE};
 use crate::optimizer::{Group, Policy};
 use crate::storage::Storage;
 use crate::{Algorithm, Dtype, Error, Master, NonFinite, Norms, Report, Rounding, State};
@@ -208,12 +209,17 @@ struct Figures {
 /// Kernels are unloaded and pinned memory is freed only when the device has done with them.
 impl Drop for Cuda {
     fn drop(&mut self) {
-        if !capturing(&self.stream).unwrap_or(false) {
-            let context = self.stream.context();
-            context.record_err(bind(context));
-            // SAFETY: the stream lives as long as `self`.
-            context.record_err(unsafe { result::stream::synchronize(self.stream.cu_stream()) });
-        }
+        settle(&self.stream);
+    }
+}
+
+/// Waits for all that a stream has to do, before something goes that it uses. Not in a capture, which waiting would spoil.
+fn settle(stream: &CudaStream) {
+    if !capturing(stream).unwrap_or(false) {
+        let context = stream.context();
+        context.record_err(bind(context));
+        // SAFETY: the stream is alive.
+        context.record_err(unsafe { result::stream::synchronize(stream.cu_stream()) });
     }
 }
 
@@ -278,6 +284,7 @@ impl Cuda {
 
     pub(crate) fn register(&mut self, name: &str, len: usize, dtype: Dtype) -> Result<(), Error> {
         let Storage { moments, ema, amsgrad, master, rounding, .. } = self.storage;
+        reserve(&mut self.parameters, 1, name)?;
         let buffer = |bytes| Buffer::zeroed(&self.stream, bytes, name);
         let zeros = |size: usize| buffer(len.saturating_mul(size));
         let parameter = Parameter {
@@ -551,12 +558,12 @@ impl Cuda {
         let progress = self.record(index)?.progress;
         let Parameter { len, master, ema, exp_avg, exp_avg_sq, max_exp_avg_sq, .. } = &self.parameters[index];
         fn copy<T: buffer::Plain + Default>(buffer: &Buffer, len: usize) -> Result<Vec<T>, Error> {
-            let mut values = vec![T::default(); len];
+            let mut values = filled(T::default(), len, STATE)?;
             buffer.download(&mut values).map(|()| values)
         }
         let moment = |buffer: &Buffer| match self.storage.moments {
             Dtype::F32 => copy(buffer, *len),
-            Dtype::Bf16 => Ok(copy::<bf16>(buffer, *len)?.into_iter().map(bf16::to_f32).collect()),
+            Dtype::Bf16 => collected(copy::<bf16>(buffer, *len)?.into_iter().map(bf16::to_f32), STATE),
         };
         let begun = progress.start != 0;
         let master = |kind| master.as_ref().filter(|_| begun && self.storage.master == kind);

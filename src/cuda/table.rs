@@ -1,9 +1,10 @@
 //! What the kernels of a step read besides tensors: the table of tasks, the settings, scratch for sums, the control block.
 //! Uploaded when it changes, and then in the stream's order.
 
-use super::buffer::{Buffer, Plain, Stage};
+use super::buffer::{Buffer, Plain, Stage, refused};
 use super::driver_error;
 use crate::algorithm::Hyper;
+use crate::allocation::{collected, reserve};
 use crate::args::{
     AdamStep, ChunkCounts, Control, FADAM_CHUNK, FADAM_TASK_BF16, FADAM_TASK_BF16_GRADIENT,
     FADAM_TASK_MASTER, FADAM_TASK_REMAINDER, FADAM_TASK_VECTOR, FAdamScalars, FisherAdamScalars, Settings,
@@ -56,7 +57,7 @@ pub(super) struct Tables {
     sent_schedule: Option<Schedule>,
     sent_hypers: Vec<Hyper>,
     sent_tasks: Vec<Task>,
-    /// Of the step that is being prepared.
+    /// Of the step that is being prepared, until they are sent.
     hypers: Vec<Hyper>,
     tasks: Vec<Task>,
     chunks: u64,
@@ -71,7 +72,7 @@ pub(super) struct Tables {
 }
 
 /// What an allocation is for, should it fail.
-const TABLES: &str = "the tables of a step";
+pub(super) const TABLES: &str = "the tables of a step";
 
 const CAPTURE: Error = Error::Capture {
     reason: "what the step reads is not on the device yet, or has changed: call `step` once, with the same tensors, \
@@ -126,7 +127,8 @@ impl Tables {
             if capturing {
                 return Err(CAPTURE);
             }
-            let factors: Vec<f64> = (0..=schedule.steps()).map(|step| schedule.factor(step)).collect();
+            let steps = 0..schedule.steps() as usize + 1;
+            let factors = collected(steps.map(|step| schedule.factor(step as u64)), TABLES)?;
             let bytes = size_of_val(&factors[..]);
             self.sent_schedule = None; // unknown, should the upload fail
             if self.factors.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
@@ -136,7 +138,8 @@ impl Tables {
                 }
             }
             if let Some(buffer) = &self.factors {
-                self.stage.upload(&factors, buffer).map_err(driver_error("sending the schedule"))?;
+                let sending = refused("sending the schedule", TABLES, bytes);
+                self.stage.upload(&factors, buffer).map_err(sending)?;
             }
             self.sent_schedule = Some(*schedule);
         }
@@ -174,7 +177,7 @@ impl Tables {
     pub(super) fn settings(
         &mut self,
         mut settings: Settings,
-        hypers: impl Iterator<Item = Hyper>,
+        hypers: impl ExactSizeIterator<Item = Hyper>,
         schedule: Option<Schedule>,
         capturing: bool,
     ) -> Result<(), Error> {
@@ -182,6 +185,7 @@ impl Tables {
             self.schedule(&mut settings, schedule, capturing)?;
         }
         self.hypers.clear();
+        reserve(&mut self.hypers, hypers.len(), TABLES)?;
         self.hypers.extend(hypers);
         if self.sent_settings == Some(settings) && self.hypers == self.sent_hypers {
             return Ok(());
@@ -190,6 +194,7 @@ impl Tables {
             return Err(CAPTURE);
         }
         let mut bytes = Vec::new();
+        reserve(&mut bytes, size_of::<Settings>() + size_of_val(&self.hypers[..]), TABLES)?; // as much at the most
         append(&mut bytes, &settings);
         self.hypers.iter().for_each(|hyper| append_hyper(&mut bytes, hyper));
         if self.settings.as_ref().is_none_or(|buffer| buffer.bytes() < bytes.len()) {
@@ -202,10 +207,11 @@ impl Tables {
         }
         self.sent_settings = None; // unknown, should the upload fail
         if let Some(buffer) = &self.settings {
-            self.stage.upload(&bytes, buffer).map_err(driver_error("sending the settings"))?;
+            let sending = refused("sending the settings", TABLES, bytes.len());
+            self.stage.upload(&bytes, buffer).map_err(sending)?;
         }
         self.sent_settings = Some(settings);
-        self.sent_hypers.clone_from(&self.hypers);
+        std::mem::swap(&mut self.sent_hypers, &mut self.hypers);
         Ok(())
     }
 
@@ -240,8 +246,13 @@ impl Tables {
     }
 
     /// Uploads the table of a step's tensors if it has changed.
-    pub(super) fn tasks(&mut self, tasks: impl Iterator<Item = Task>, capturing: bool) -> Result<(), Error> {
+    pub(super) fn tasks(
+        &mut self,
+        tasks: impl ExactSizeIterator<Item = Task>,
+        capturing: bool,
+    ) -> Result<(), Error> {
         self.tasks.clear();
+        reserve(&mut self.tasks, tasks.len(), TABLES)?;
         self.chunks = 0;
         for mut task in tasks {
             task.first_chunk = self.chunks;
@@ -259,9 +270,10 @@ impl Tables {
         }
         self.sent_tasks.clear(); // unknown, should the upload fail
         if let Some(scratch) = &self.scratch {
-            self.stage.upload(&self.tasks, scratch).map_err(driver_error("sending the table of tensors"))?;
+            let sending = refused("sending the table of tensors", TABLES, size_of_val(&self.tasks[..]));
+            self.stage.upload(&self.tasks, scratch).map_err(sending)?;
         }
-        self.sent_tasks.clone_from(&self.tasks);
+        std::mem::swap(&mut self.sent_tasks, &mut self.tasks);
         Ok(())
     }
 
@@ -273,7 +285,7 @@ impl Tables {
         let at = |offset: usize| scratch + offset as u64;
         StepArgs {
             tasks: scratch,
-            task_count: self.tasks.len() as u64,
+            task_count: self.sent_tasks.len() as u64,
             chunks: self.chunks,
             settings,
             hypers: settings + size_of::<Settings>() as u64,

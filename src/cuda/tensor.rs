@@ -3,6 +3,7 @@
 
 use super::buffer::capturing;
 use super::driver_error;
+use crate::allocation::reserve;
 use crate::optimizer::Update;
 use crate::tensor::{Location, OnDevice, Place};
 use crate::{Element, Error, Tensor, TensorMut};
@@ -219,6 +220,8 @@ impl TensorMut<'_> {
 }
 
 const WAITING: &str = "waiting for a tensor's last use";
+/// What an allocation is for, should it fail.
+const ORDER: &str = "the order of a step's tensors";
 
 /// What orders a step's tensors for whoever uses them next: dropped when the step is launched.
 #[derive(Default)]
@@ -241,6 +244,7 @@ impl<'a> Guards<'a> {
     /// The address of what a kernel on `stream` reads.
     pub(crate) fn read(&mut self, source: &'a Source<'_>, stream: &'a CudaStream) -> Result<u64, Error> {
         self.join(source.stream(), stream)?;
+        reserve(&mut self.events, 1, ORDER)?;
         let (address, guard) = source.read(stream);
         self.events.push(guard);
         Ok(address)
@@ -249,6 +253,7 @@ impl<'a> Guards<'a> {
     /// The address of what it writes.
     pub(crate) fn write(&mut self, target: &'a mut Target<'_>, stream: &'a CudaStream) -> Result<u64, Error> {
         self.join(target.stream(), stream)?;
+        reserve(&mut self.events, 1, ORDER)?;
         let (address, guard) = target.write(stream);
         self.events.push(guard);
         Ok(address)
@@ -273,6 +278,7 @@ impl<'a> Guards<'a> {
         if capturing(stream)? {
             return Ok(());
         }
+        reserve(&mut self.joined, 1, ORDER)?;
         stream.join(theirs).map_err(driver_error(WAITING))?;
         self.joined.push((theirs.clone(), stream));
         Ok(())

@@ -6,7 +6,10 @@ use super::header::LARGEST;
 use super::write::Tensor;
 use super::{FORMAT, VERSION, checksum};
 use crate::algorithm::Hyper;
-use crate::allocation::{collected, filled, reserve};
+use crate::allocation::{collected, filled};
+use crate::args::Progress;
+use crate::backend::Counters;
+use crate::optimizer::Parameter;
 use crate::{Algorithm, Decay, Error, NonFinite, Optimizer};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -53,14 +56,23 @@ impl Write for Inside<'_> {
     }
 }
 
-/// Of writing to a `Text`, which fails for one reason.
-fn no_memory<E>(_: E) -> Fault {
-    Error::OutOfMemory { name: HEADER.into(), bytes: 0 }.into()
+impl Text {
+    /// The text, and nothing but what was asked for may have failed.
+    fn finished(self, written: io::Result<()>) -> Result<Vec<u8>, Error> {
+        let Self(text) = self;
+        let bytes = text.len();
+        written.map(|()| text).map_err(|_| Error::OutOfMemory { name: HEADER.into(), bytes })
+    }
 }
 
 /// JSON of any value.
-fn put(to: &mut impl Write, value: &(impl Serialize + ?Sized)) -> Result<(), Fault> {
-    serde_json::to_writer(to, value).map_err(no_memory)
+fn put(to: impl Write, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+    Ok(serde_json::to_writer(to, value)?)
+}
+
+/// Between the elements of a list.
+fn comma(to: &mut impl Write, place: usize) -> io::Result<()> {
+    to.write_all(if place == 0 { b"" } else { b"," })
 }
 
 /// A header in which checksums are blank.
@@ -74,67 +86,68 @@ pub(super) struct Header {
 impl Header {
     /// Fills in the checksums of the tensors, and its own.
     pub(super) fn seal(&mut self, sums: &[u32]) {
-        let mut fill = |at: usize, crc: u32| {
-            self.bytes[at..at + checksum::BLANK.len()].copy_from_slice(checksum::hex(crc).as_bytes());
+        let fill = |bytes: &mut [u8], at: usize, crc: u32| {
+            bytes[at..at + checksum::BLANK.len()].copy_from_slice(checksum::hex(crc).as_bytes());
         };
         for (&at, &sum) in self.sums.iter().zip(sums) {
-            fill(at, sum);
+            fill(&mut self.bytes, at, sum);
         }
         let own = checksum::of_header(&self.bytes, self.own);
-        self.bytes[self.own..self.own + checksum::BLANK.len()].copy_from_slice(checksum::hex(own).as_bytes());
+        fill(&mut self.bytes, self.own, own);
     }
 }
 
 /// Of an optimizer's own file. Keys are sorted.
 pub(super) fn header(optimizer: &mut Optimizer, tensors: &[Tensor]) -> Result<Header, Fault> {
     let order = by_name(tensors)?;
-    let mut sums = filled(0, tensors.len(), HEADER)?;
-    let mut text = Text::default();
-    text.write_all(b"{\"__metadata__\":{\"checksums\":\"{").map_err(no_memory)?;
-    for (i, &tensor) in order.iter().enumerate() {
-        let mut inside = Inside(&mut text);
-        inside.write_all(if i == 0 { b"" } else { b"," }).map_err(no_memory)?;
-        put(&mut inside, &tensors[tensor].name)?;
-        inside.write_all(b":\"").map_err(no_memory)?;
-        sums[tensor] = text.0.len();
-        write!(Inside(&mut text), "{}\"", checksum::BLANK).map_err(no_memory)?;
-    }
-    text.write_all(b"}\",\"counters\":\"").map_err(no_memory)?;
     let counters = optimizer.counters()?;
-    write!(
-        Inside(&mut text),
-        "{{\"clipped_updates\":{},\"good_steps\":{},\"loss_scale\":\"{}\",\"schedule_step\":{},\"skipped_steps\":{},\"step\":{}}}",
-        counters.clipped_updates,
-        counters.good_steps,
-        bits(counters.loss_scale),
-        counters.schedule_step,
-        counters.skipped_steps,
-        counters.step,
-    )
-    .map_err(no_memory)?;
-    write!(text, "\",\"format\":\"{FORMAT}\",\"groups\":\"[").map_err(no_memory)?;
-    for (i, (_, hyper)) in optimizer.groups.iter().enumerate() {
-        text.write_all(if i == 0 { b"" } else { b"," }).map_err(no_memory)?;
-        put(&mut Inside(&mut text), &group(hyper))?;
+    let mut progress = filled(Progress::START, optimizer.parameters.len(), HEADER)?;
+    for (index, progress) in progress.iter_mut().enumerate() {
+        *progress = optimizer.ask(|backend| backend.progress(index))?;
     }
-    write!(text, "]\",\"{}\":\"", checksum::FIELD).map_err(no_memory)?;
-    let own = text.0.len();
-    write!(text, "{}\",\"optimizer\":\"", checksum::BLANK).map_err(no_memory)?;
-    put(&mut Inside(&mut text), &configuration(optimizer))?;
-    text.write_all(b"\",\"parameters\":\"[").map_err(no_memory)?;
-    for index in 0..optimizer.parameters.len() {
-        text.write_all(if index == 0 { b"" } else { b"," }).map_err(no_memory)?;
-        parameter(&mut Inside(&mut text), optimizer, index)?;
-    }
-    write!(text, "]\",\"version\":\"{VERSION}\"}}").map_err(no_memory)?;
-    Ok(Header { bytes: with_tensors(text, tensors, &order)?, sums, own })
+    let (mut text, mut sums, mut own) = (Text::default(), filled(0, tensors.len(), HEADER)?, 0);
+    let mut write = || {
+        text.write_all(b"{\"__metadata__\":{\"checksums\":\"{")?;
+        for (i, &tensor) in order.iter().enumerate() {
+            comma(&mut text, i)?;
+            put(Inside(&mut text), &tensors[tensor].name)?;
+            Inside(&mut text).write_all(b":\"")?;
+            sums[tensor] = text.0.len();
+            write!(Inside(&mut text), "{}\"", checksum::BLANK)?;
+        }
+        text.write_all(b"}\",\"counters\":\"")?;
+        write_counters(&mut Inside(&mut text), &counters)?;
+        write!(text, "\",\"format\":\"{FORMAT}\",\"groups\":\"[")?;
+        for (i, (_, hyper)) in optimizer.groups.iter().enumerate() {
+            comma(&mut text, i)?;
+            put(Inside(&mut text), &group(hyper))?;
+        }
+        write!(text, "]\",\"{}\":\"", checksum::FIELD)?;
+        own = text.0.len();
+        write!(text, "{}\",\"optimizer\":\"", checksum::BLANK)?;
+        put(Inside(&mut text), &configuration(optimizer))?;
+        text.write_all(b"\",\"parameters\":\"[")?;
+        for (i, (parameter, progress)) in optimizer.parameters.iter().zip(&progress).enumerate() {
+            comma(&mut text, i)?;
+            write_parameter(&mut Inside(&mut text), parameter, progress)?;
+        }
+        write!(text, "]\",\"version\":\"{VERSION}\"}}")?;
+        write_tensors(&mut text, tensors, &order)
+    };
+    let written = write();
+    Ok(Header { bytes: checked(text.finished(written)?)?, sums, own })
 }
 
 /// As safetensors' own writer for PyTorch has it.
 pub(super) fn torch_header(tensors: &[Tensor]) -> Result<Vec<u8>, Fault> {
+    let order = by_name(tensors)?;
     let mut text = Text::default();
-    text.write_all(b"{\"__metadata__\":{\"format\":\"pt\"}").map_err(no_memory)?;
-    with_tensors(text, tensors, &by_name(tensors)?)
+    let mut write = || {
+        text.write_all(b"{\"__metadata__\":{\"format\":\"pt\"}")?;
+        write_tensors(&mut text, tensors, &order)
+    };
+    let written = write();
+    checked(text.finished(written)?)
 }
 
 fn by_name(tensors: &[Tensor]) -> Result<Vec<usize>, Error> {
@@ -144,41 +157,46 @@ fn by_name(tensors: &[Tensor]) -> Result<Vec<usize>, Error> {
 }
 
 /// The rest of a header, padded so that the data begin at a multiple of eight.
-fn with_tensors(mut text: Text, tensors: &[Tensor], order: &[usize]) -> Result<Vec<u8>, Fault> {
+fn write_tensors(text: &mut Text, tensors: &[Tensor], order: &[usize]) -> io::Result<()> {
     for &tensor in order {
         let Tensor { name, stored, len, begin, .. } = &tensors[tensor];
-        text.write_all(b",").map_err(no_memory)?;
-        put(&mut text, name)?;
         let end = begin + tensors[tensor].bytes() as u64;
         let (dtype, shape) = (stored.dtype, len.map(|len| len.to_string()).unwrap_or_default());
-        write!(text, ":{{\"data_offsets\":[{begin},{end}],\"dtype\":\"{dtype}\",\"shape\":[{shape}]}}")
-            .map_err(no_memory)?;
+        text.write_all(b",")?;
+        put(&mut *text, name)?;
+        write!(text, ":{{\"data_offsets\":[{begin},{end}],\"dtype\":\"{dtype}\",\"shape\":[{shape}]}}")?;
     }
-    text.write_all(b"}").map_err(no_memory)?;
-    let Text(mut bytes) = text;
-    let whole = bytes.len().next_multiple_of(8);
-    if whole as u64 > LARGEST {
-        return wrong(format!(
-            "its header would take {whole} bytes, more than safetensors allows: {LARGEST}"
-        ));
-    }
-    reserve(&mut bytes, 8, HEADER)?;
-    bytes.resize(whole, b' ');
-    Ok(bytes)
+    text.write_all(b"}")?;
+    text.write_all(&b"       "[..text.0.len().next_multiple_of(8) - text.0.len()])
 }
 
-fn parameter(to: &mut Inside<'_>, optimizer: &mut Optimizer, index: usize) -> Result<(), Fault> {
-    let progress = optimizer.ask(|backend| backend.progress(index))?;
-    let parameter = &optimizer.parameters[index];
-    let (beta1_power, beta2_power) = (bits(progress.beta1_power), bits(progress.beta2_power));
-    let (dtype, group, len) = (parameter.dtype.name(), parameter.group, parameter.len);
+fn checked(header: Vec<u8>) -> Result<Vec<u8>, Fault> {
+    match header.len() as u64 {
+        ..=LARGEST => Ok(header),
+        bytes => {
+            wrong(format!("its header would take {bytes} bytes, more than safetensors allows: {LARGEST}"))
+        }
+    }
+}
+
+fn write_counters(to: &mut impl Write, counters: &Counters) -> io::Result<()> {
+    let Counters { step, skipped_steps, clipped_updates, schedule_step, loss_scale, good_steps } = counters;
+    let loss_scale = bits(*loss_scale);
     write!(
         to,
-        "{{\"beta1_power\":\"{beta1_power}\",\"beta2_power\":\"{beta2_power}\",\"dtype\":\"{dtype}\",\"group\":{group},\"len\":{len},\"name\":"
-    )
-    .map_err(no_memory)?;
-    put(to, &parameter.name)?;
-    write!(to, ",\"start\":{},\"step\":{}}}", progress.start, progress.step).map_err(no_memory)
+        "{{\"clipped_updates\":{clipped_updates},\"good_steps\":{good_steps},\"loss_scale\":\"{loss_scale}\","
+    )?;
+    write!(to, "\"schedule_step\":{schedule_step},\"skipped_steps\":{skipped_steps},\"step\":{step}}}")
+}
+
+fn write_parameter(to: &mut impl Write, parameter: &Parameter, progress: &Progress) -> io::Result<()> {
+    let Parameter { name, dtype, len, group } = parameter;
+    let Progress { step, start, beta1_power, beta2_power } = progress;
+    let [beta1, beta2] = [beta1_power, beta2_power].map(|power| bits(*power));
+    write!(to, "{{\"beta1_power\":\"{beta1}\",\"beta2_power\":\"{beta2}\",\"dtype\":\"{dtype}\",")?;
+    write!(to, "\"group\":{group},\"len\":{len},\"name\":")?;
+    put(&mut *to, name)?;
+    write!(to, ",\"start\":{start},\"step\":{step}}}")
 }
 
 /// An f64 exactly, for every reader.

@@ -6,7 +6,10 @@ use super::{Slot, tensor_name};
 use crate::Optimizer;
 use crate::allocation::{collected, filled};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
 use std::io::{Read, Seek, SeekFrom};
 
 /// Bytes of the length in front of the header.
@@ -48,7 +51,7 @@ pub(super) struct Tensor {
 pub(super) struct Header<'a> {
     pub(super) text: &'a str,
     pub(super) metadata: Option<&'a RawValue>,
-    pub(super) tensors: BTreeMap<String, Tensor>,
+    pub(super) tensors: BTreeMap<Cow<'a, str>, Tensor>,
 }
 
 /// How long a header may be for an optimizer: four times as long as its own would be. A header costs a few times its length
@@ -111,34 +114,59 @@ impl<'a> Header<'a> {
         let data = (PREFIX + bytes.len()) as u64;
         let mut metadata = None;
         let mut tensors = BTreeMap::new();
-        entries("the header", text, |name, value| {
-            let twice = match name.as_str() {
-                "__metadata__" => metadata.replace(value).is_some(),
-                _ => tensors.insert(name.clone(), tensor(&name, value, data)?).is_some(),
-            };
-            if twice { wrong(format!("{} occurs twice", shown(&name))) } else { Ok(()) }
+        entries(&"the header", text, |name, value| {
+            if name == "__metadata__" {
+                return match metadata.replace(value) {
+                    None => Ok(()),
+                    Some(_) => wrong("the metadata occurs twice"),
+                };
+            }
+            match tensors.entry(name) {
+                Entry::Vacant(entry) => {
+                    let tensor = tensor(entry.key(), value, data)?;
+                    entry.insert(tensor);
+                    Ok(())
+                }
+                Entry::Occupied(entry) => wrong(format!("{} occurs twice", shown(entry.key()))),
+            }
         })?;
         fill(&tensors, data, size)?;
         Ok(Self { text, metadata, tensors })
     }
 
     /// Takes out a tensor, and what it is called.
-    pub(super) fn take(&mut self, name: &str) -> Option<(String, Tensor)> {
+    pub(super) fn take(&mut self, name: &str) -> Option<(Cow<'a, str>, Tensor)> {
         self.tensors.remove_entry(name)
     }
 
-    /// Leaves out whatever there is of a parameter.
-    pub(super) fn leave_out(&mut self, parameter: &str) {
+    /// Leaves out what there is of a parameter of `len` elements.
+    pub(super) fn leave_out(&mut self, parameter: &str, len: u64) -> Result<(), Fault> {
         for slot in Slot::ALL {
-            self.tensors.remove(&tensor_name(slot, parameter));
+            match self.take(&tensor_name(slot, parameter)) {
+                Some((name, tensor)) if tensor.elements != len => {
+                    let (name, parameter, found) = (shown(&name), shown(parameter), tensor.elements);
+                    return wrong(format!("{name} has {found} elements, and parameter {parameter} {len}"));
+                }
+                _ => {}
+            }
         }
+        Ok(())
+    }
+}
+
+/// A tensor in errors.
+struct Named<'a>(&'a str);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tensor {}", shown(self.0))
     }
 }
 
 fn tensor(name: &str, value: &RawValue, data: u64) -> Result<Tensor, Fault> {
-    let name = shown(name);
-    let mut fields = Fields::of(format!("tensor {name}"), value.get())?;
-    let dtype = fields.text("dtype")?;
+    let name = Named(name);
+    let mut fields = Fields::of(&name, value.get())?;
+    let dtype = fields.plain("dtype")?;
     let mut elements = Some(1_u64);
     fields.wholes("shape", |n| elements = elements.and_then(|product| product.checked_mul(n)))?;
     let (mut offsets, mut count) = ([0; 2], 0);
@@ -150,21 +178,21 @@ fn tensor(name: &str, value: &RawValue, data: u64) -> Result<Tensor, Fault> {
     })?;
     fields.finish()?;
     let Some(&(dtype, size)) = SIZES.iter().find(|(known, _)| *known == dtype) else {
-        return wrong(format!("tensor {name} has the unknown dtype {}", shown(&dtype)));
+        return wrong(format!("{name} has the unknown dtype {}", shown(dtype)));
     };
     let bytes = elements.and_then(|elements| elements.checked_mul(size));
     let (Some(elements), Some(bytes), 2) = (elements, bytes, count) else {
-        return wrong(format!("tensor {name} has a shape or offsets that cannot be"));
+        return wrong(format!("{name} has a shape or offsets that cannot be"));
     };
     let [begin, end] = offsets;
     if end.checked_sub(begin) != Some(bytes) {
-        return wrong(format!("tensor {name} is to take {bytes} bytes, its offsets are {begin} and {end}"));
+        return wrong(format!("{name} is to take {bytes} bytes, its offsets are {begin} and {end}"));
     }
     // At most 2^53 each.
     Ok(Tensor { dtype, size: size as usize, elements, begin: data + begin, end: data + end, sum: None })
 }
 
-fn fill(tensors: &BTreeMap<String, Tensor>, data: u64, size: u64) -> Result<(), Fault> {
+fn fill(tensors: &BTreeMap<Cow<'_, str>, Tensor>, data: u64, size: u64) -> Result<(), Fault> {
     let spans = tensors.iter().map(|(name, tensor)| (tensor.begin, tensor.end, name));
     let mut row = collected(spans, "the header's tensors")?;
     row.sort_unstable();

@@ -4,9 +4,10 @@
 
 use super::fault::{Fault, shown, wrong};
 use crate::allocation::reserve;
-use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Display};
 
 /// Whole numbers above it are not exact in the f64 that most readers of JSON have.
 const LARGEST_WHOLE: u64 = 1 << 53;
@@ -15,9 +16,9 @@ const MOST_FIELDS: usize = 32;
 
 /// Calls `each` for the entries of a JSON object; `what` names it in errors.
 pub(super) fn entries<'a>(
-    what: &str,
+    what: &dyn Display,
     text: &'a str,
-    each: impl FnMut(String, &'a RawValue) -> Result<(), Fault>,
+    each: impl FnMut(Cow<'a, str>, &'a RawValue) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     if !text.trim_ascii_start().starts_with('{') {
         return not_json(what, text).unwrap_or_else(|| wrong(format!("{what} is not a JSON object")));
@@ -30,7 +31,7 @@ pub(super) fn entries<'a>(
 
 /// Calls `each` for the elements of a JSON list.
 pub(super) fn elements<'a>(
-    what: &str,
+    what: &dyn Display,
     text: &'a str,
     mut each: impl FnMut(&'a RawValue) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
@@ -44,7 +45,7 @@ pub(super) fn elements<'a>(
 }
 
 /// Where it is no JSON at all, that.
-fn not_json(what: &str, text: &str) -> Option<Result<(), Fault>> {
+fn not_json(what: &dyn Display, text: &str) -> Option<Result<(), Fault>> {
     let error = serde_json::from_str::<&RawValue>(text).err()?;
     Some(wrong(format!("{what} is not JSON that can be read: {}", shown(&error.to_string()))))
 }
@@ -56,7 +57,7 @@ struct Parts<F> {
 }
 
 impl<F> Parts<F> {
-    fn end(self, what: &str, read: serde_json::Result<()>) -> Result<(), Fault> {
+    fn end(self, what: &dyn Display, read: serde_json::Result<()>) -> Result<(), Fault> {
         match (self.fault, read) {
             (Some(fault), _) => Err(fault),
             (None, Ok(())) => Ok(()),
@@ -66,9 +67,9 @@ impl<F> Parts<F> {
         }
     }
 
-    fn take<'a, E: Error>(&mut self, key: String, value: &'a RawValue) -> Result<(), E>
+    fn take<'a, E: Error>(&mut self, key: Cow<'a, str>, value: &'a RawValue) -> Result<(), E>
     where
-        F: FnMut(String, &'a RawValue) -> Result<(), Fault>,
+        F: FnMut(Cow<'a, str>, &'a RawValue) -> Result<(), Fault>,
     {
         (self.each)(key, value).map_err(|fault| {
             self.fault = Some(fault);
@@ -77,9 +78,36 @@ impl<F> Parts<F> {
     }
 }
 
+/// A part of the document, where nothing in it is escaped.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(AnyKey).map(Self)
+    }
+}
+
+struct AnyKey;
+
+impl<'de> Visitor<'de> for AnyKey {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(key))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(key.to_owned()))
+    }
+}
+
 struct Object<'p, F>(&'p mut Parts<F>);
 
-impl<'de, F: FnMut(String, &'de RawValue) -> Result<(), Fault>> Visitor<'de> for Object<'_, F> {
+impl<'de, F: FnMut(Cow<'de, str>, &'de RawValue) -> Result<(), Fault>> Visitor<'de> for Object<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,7 +115,7 @@ impl<'de, F: FnMut(String, &'de RawValue) -> Result<(), Fault>> Visitor<'de> for
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
-        while let Some((key, value)) = object.next_entry::<String, &RawValue>()? {
+        while let Some((Key(key), value)) = object.next_entry::<Key<'de>, &RawValue>()? {
             self.0.take(key, value)?;
         }
         Ok(())
@@ -96,7 +124,7 @@ impl<'de, F: FnMut(String, &'de RawValue) -> Result<(), Fault>> Visitor<'de> for
 
 struct List<'p, F>(&'p mut Parts<F>);
 
-impl<'de, F: FnMut(String, &'de RawValue) -> Result<(), Fault>> Visitor<'de> for List<'_, F> {
+impl<'de, F: FnMut(Cow<'de, str>, &'de RawValue) -> Result<(), Fault>> Visitor<'de> for List<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,23 +133,22 @@ impl<'de, F: FnMut(String, &'de RawValue) -> Result<(), Fault>> Visitor<'de> for
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while let Some(value) = list.next_element::<&RawValue>()? {
-            self.0.take(String::new(), value)?;
+            self.0.take(Cow::Borrowed(""), value)?;
         }
         Ok(())
     }
 }
 
-/// The fields of one object, taken one by one; `what` names it in errors.
-pub(super) struct Fields<'a> {
-    what: String,
-    fields: Vec<(String, &'a RawValue)>,
+/// The fields of one object, taken one by one; `what` names it in errors, and costs nothing without.
+pub(super) struct Fields<'w, 'a> {
+    what: &'w dyn Display,
+    fields: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
-impl<'a> Fields<'a> {
-    pub(super) fn of(what: impl Into<String>, text: &'a str) -> Result<Self, Fault> {
-        let what = what.into();
-        let mut fields: Vec<(String, &RawValue)> = Vec::new();
-        entries(&what, text, |key, value| {
+impl<'w, 'a> Fields<'w, 'a> {
+    pub(super) fn of(what: &'w dyn Display, text: &'a str) -> Result<Self, Fault> {
+        let mut fields: Vec<(Cow<'_, str>, &RawValue)> = Vec::with_capacity(8); // as most have
+        entries(what, text, |key, value| {
             if fields.iter().any(|(known, _)| *known == key) {
                 return wrong(format!("{what} cannot be read: key {} occurs twice", shown(&key)));
             }
@@ -162,6 +189,15 @@ impl<'a> Fields<'a> {
         self.take(key, "a string", value)
     }
 
+    /// As `text`, of what is no string that would be taken if anything in it is escaped.
+    pub(super) fn plain(&mut self, key: &str) -> Result<&'a str, Fault> {
+        let raw = self.raw(key)?;
+        match raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) {
+            Some(text) => Ok(text),
+            None => wrong(format!("`{key}` of {} is not a string", self.what)),
+        }
+    }
+
     pub(super) fn whole(&mut self, key: &str) -> Result<u64, Fault> {
         self.take(key, "a whole number of at most 2^53", whole)
     }
@@ -177,13 +213,14 @@ impl<'a> Fields<'a> {
 
     /// A list of whole numbers, one by one.
     pub(super) fn wholes(&mut self, key: &str, mut each: impl FnMut(u64)) -> Result<(), Fault> {
-        let expected = format!("`{key}` of {} is not a list of whole numbers of at most 2^53", self.what);
         let list = self.raw(key)?;
-        let read = elements("", list, |element| {
+        let read = elements(&"", list, |element| {
             each(whole(element.get()).ok_or_else(|| Fault::Wrong(String::new()))?);
             Ok(())
         });
-        read.or_else(|_| wrong(expected))
+        read.or_else(|_| {
+            wrong(format!("`{key}` of {} is not a list of whole numbers of at most 2^53", self.what))
+        })
     }
 
     /// Text that is a JSON document itself.
@@ -212,7 +249,7 @@ pub(super) struct Document {
 }
 
 impl Document {
-    pub(super) fn fields(&self) -> Result<Fields<'_>, Fault> {
+    pub(super) fn fields(&self) -> Result<Fields<'_, '_>, Fault> {
         Fields::of(&self.what, &self.text)
     }
 }

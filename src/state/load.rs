@@ -30,20 +30,23 @@ pub(super) fn load(
     let mut plan = Plan::new(Origin::Fadam);
     let mut loaded = Loaded::default();
     let mut seen = filled(false, optimizer.parameters.len(), "what is to be loaded")?;
-    let mut names = BTreeSet::new();
+    let mut unexpected = BTreeSet::new();
     for saved in manifest.parameters {
         let name = &saved.name;
-        if !names.insert(name.clone()) {
-            return wrong(format!("it has parameter {} twice", shown(name)));
-        }
+        let twice = || wrong(format!("it has parameter {} twice", shown(name)));
         let Some(&index) = optimizer.by_name.get(name) else {
-            header.leave_out(name);
+            if !unexpected.insert(name.clone()) {
+                return twice();
+            }
+            header.leave_out(name, saved.len)?;
             list(&mut loaded.unexpected, name)?;
             continue;
         };
-        seen[index] = true;
+        if std::mem::replace(&mut seen[index], true) {
+            return twice();
+        }
         if matching && saved.len != optimizer.parameters[index].len as u64 {
-            header.leave_out(name);
+            header.leave_out(name, saved.len)?;
             list(&mut loaded.resized, name)?;
             continue;
         }
@@ -87,9 +90,8 @@ fn same_order(optimizer: &Optimizer, saved: &[manifest::Parameter]) -> Result<()
 
 fn fits(optimizer: &Optimizer, index: usize, saved: &manifest::Parameter) -> Result<(), Fault> {
     let here = &optimizer.parameters[index];
-    let name = shown(&here.name);
-    let differs = |what: &str, there: &str, here: &str| {
-        wrong(format!("{what} of parameter {name} is {there} in the file, {here} here"))
+    let differs = |what: &str, there: &str, is: &str| {
+        wrong(format!("{what} of parameter {} is {there} in the file, {is} here", shown(&here.name)))
     };
     if saved.len != here.len as u64 {
         return differs("the length", &saved.len.to_string(), &here.len.to_string());

@@ -30,7 +30,7 @@ impl Manifest {
         let Some(metadata) = header.metadata.take() else {
             return wrong("it is a safetensors file without metadata, and no state of fadam");
         };
-        let mut metadata = Fields::of("the metadata", metadata.get())?;
+        let mut metadata = Fields::of(&"the metadata", metadata.get())?;
         let format = if metadata.has("format") { metadata.text("format")? } else { String::new() };
         if format != FORMAT {
             let format = shown(&format);
@@ -47,7 +47,7 @@ impl Manifest {
         let mut groups = Vec::new();
         let list = metadata.document("groups")?;
         elements(&list.what, &list.text, |group| {
-            let mut group = Fields::of("a group", group.get())?;
+            let mut group = Fields::of(&"a group", group.get())?;
             reserve(&mut groups, 1, "the header's groups")?;
             groups.push((group.number("beta1")?, group.number("beta2")?));
             Ok(())
@@ -63,14 +63,17 @@ impl Manifest {
         let sums = metadata.document("checksums")?;
         metadata.finish()?;
         entries(&sums.what, &sums.text, |name, sum| {
-            let sum = sum.get().trim_matches('"');
-            let crc = u32::from_str_radix(sum, 16).ok().filter(|&crc| checksum::hex(crc) == sum);
-            let Some(crc) = crc else { return wrong(format!("the checksum of {} is not one", shown(&name))) };
-            match header.tensors.get_mut(&name).map(|tensor| tensor.sum.replace(crc)) {
-                Some(None) => Ok(()),
-                Some(Some(_)) => wrong(format!("the checksum of {} occurs twice", shown(&name))),
-                None => wrong(format!("`checksums` has {}, which is unknown", shown(&name))),
+            let Some(tensor) = header.tensors.get_mut(name.as_ref()) else {
+                return wrong(format!("`checksums` has {}, which is unknown", shown(&name)));
+            };
+            let digits = sum.get().trim_matches('"');
+            let crc = u32::from_str_radix(digits, 16).ok().filter(|&crc| checksum::hex(crc) == digits);
+            match (crc, tensor.sum) {
+                (Some(_), None) => tensor.sum = crc,
+                (None, _) => return wrong(format!("the checksum of {} is none", shown(&name))),
+                (_, Some(_)) => return wrong(format!("the checksum of {} occurs twice", shown(&name))),
             }
+            Ok(())
         })?;
         match header.tensors.iter().find(|(_, tensor)| tensor.sum.is_none()) {
             Some((name, _)) => wrong(format!("`checksums` has no {}", shown(name))),
@@ -92,23 +95,24 @@ fn check_seal(header: &str, field: &str) -> Result<(), Fault> {
 }
 
 fn parameter(value: &str, groups: &[(f64, f64)]) -> Result<Parameter, Fault> {
-    let mut fields = Fields::of("a parameter", value)?;
+    let mut fields = Fields::of(&"a parameter", value)?;
     let name = fields.text("name")?;
-    let shown = shown(&name);
     let group = fields.whole("group")?;
     let betas = usize::try_from(group).ok().and_then(|group| groups.get(group));
     let Some(&betas) = betas else {
-        return wrong(format!("parameter {shown} is in group {group}, which it does not have"));
+        return wrong(format!("parameter {} is in group {group}, which it does not have", shown(&name)));
     };
     let (step, beta1_power, beta2_power) =
         (fields.whole("step")?, power(&mut fields, "beta1_power")?, power(&mut fields, "beta2_power")?);
     if [beta1_power == 1.0, beta2_power == 1.0] != [step == 0; 2] {
-        return wrong(format!("parameter {shown} has {step} steps, which its powers of beta contradict"));
+        let name = shown(&name);
+        return wrong(format!("parameter {name} has {step} steps, which its powers of beta contradict"));
     }
     let start = fields.whole("start")?;
     if start > step {
         return wrong(format!(
-            "parameter {shown} has {step} steps, and a master that begins in step {start}"
+            "parameter {} has {step} steps, and a master that begins in step {start}",
+            shown(&name)
         ));
     }
     let progress = Progress { step, start, beta1_power, beta2_power };
@@ -119,31 +123,32 @@ fn parameter(value: &str, groups: &[(f64, f64)]) -> Result<Parameter, Fault> {
 
 /// A number by its bits, `expected` in words and `allowed` by value.
 fn float(
-    fields: &mut Fields<'_>,
+    fields: &mut Fields<'_, '_>,
     key: &str,
     expected: &str,
     allowed: impl Fn(f64) -> bool,
 ) -> Result<f64, Fault> {
-    let text = fields.text(key)?;
-    let number = u64::from_str_radix(&text, 16).map(f64::from_bits).unwrap_or(f64::NAN);
-    if super::describe::bits(number) == text && allowed(number) {
-        return Ok(number);
+    let text = fields.plain(key)?;
+    let digits = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let number = if digits { u64::from_str_radix(text, 16).map(f64::from_bits).ok() } else { None };
+    match number.filter(|number| allowed(*number)) {
+        Some(number) => Ok(number),
+        None => wrong(format!("`{key}` is {}, expected the bits of {expected}", shown(text))),
     }
-    wrong(format!("`{key}` is {}, expected the bits of {expected}", shown(&text)))
 }
 
 /// β^t: a number from 0 to 1.
-fn power(fields: &mut Fields<'_>, key: &str) -> Result<f64, Fault> {
+fn power(fields: &mut Fields<'_, '_>, key: &str) -> Result<f64, Fault> {
     float(fields, key, "a power", |power| (0.0..=1.0).contains(&power))
 }
 
 /// 0 stands for none.
-fn loss_scale(fields: &mut Fields<'_>) -> Result<f64, Fault> {
+fn loss_scale(fields: &mut Fields<'_, '_>) -> Result<f64, Fault> {
     let allowed = |scale: f64| scale.to_bits() == 0 || LossScale::RANGE.contains(&scale);
     float(fields, "loss_scale", "a loss scale", allowed)
 }
 
-fn counters(mut fields: Fields<'_>) -> Result<Counters, Fault> {
+fn counters(mut fields: Fields<'_, '_>) -> Result<Counters, Fault> {
     let counters = Counters {
         step: fields.whole("step")?,
         skipped_steps: fields.whole("skipped_steps")?,

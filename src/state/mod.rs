@@ -153,6 +153,12 @@ impl Optimizer {
         self.exchange(Path::new("(memory)"), |optimizer| load::load(optimizer, source, false)).map(drop)
     }
 
+    /// [`load_torch`](Self::load_torch) from anything that can be read twice. For fuzzing.
+    #[doc(hidden)]
+    pub fn load_torch_from(&mut self, source: &mut (impl Read + Seek), names: &[&str]) -> Result<(), Error> {
+        self.exchange(Path::new("(memory)"), |optimizer| torch::load(optimizer, source, names))
+    }
+
     /// Writes state of [`Adam`](crate::Adam) as PyTorch's `Adam` and `AdamW` call it. `names[i]` is the parameter that PyTorch
     /// numbers `i`: its place in the list that the PyTorch optimizer was made of.
     ///

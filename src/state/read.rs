@@ -67,8 +67,8 @@ impl Plan {
         Self { origin, copies: Vec::new(), progress: Vec::new(), counters: None }
     }
 
-    /// Takes what the file has of these slots of a parameter; `name` says how the file calls a slot. A tensor that one side
-    /// has and the other has not is an error, and so are another length and dtype.
+    /// Takes from the header what is kept of these slots of a parameter; `name` says how the file calls a slot. A tensor that
+    /// it does not have is an error, and so are another length and dtype.
     pub(super) fn parameter(
         &mut self,
         optimizer: &Optimizer,
@@ -79,21 +79,14 @@ impl Plan {
     ) -> Result<(), Fault> {
         let len = optimizer.parameters[index].len;
         for &slot in slots {
+            let Some(stored) = optimizer.backend.slot(index, slot) else { continue };
             let name = name(slot);
-            match (optimizer.backend.slot(index, slot), header.take(&name)) {
-                (Some(stored), Some((name, tensor))) => {
-                    self.check(&name, &tensor, stored, len)?;
-                    let (bytes, from) = (len * stored.size, Some(Source { name, tensor }));
-                    self.copy(Copy { index, slot, stored, step: progress.step, bytes, from })?;
-                }
-                (Some(_), None) => {
-                    return wrong(format!("it has no {}, which this optimizer keeps", shown(&name)));
-                }
-                (None, Some(_)) => {
-                    return wrong(format!("it has {}, which this optimizer does not keep", shown(&name)));
-                }
-                (None, None) => {}
-            }
+            let Some((_, tensor)) = header.take(&name) else {
+                return wrong(format!("it has no {}, which this optimizer keeps", shown(&name)));
+            };
+            self.check(&name, &tensor, stored, len)?;
+            let (bytes, from) = (len * stored.size, Some(Source { name, tensor }));
+            self.copy(Copy { index, slot, stored, step: progress.step, bytes, from })?;
         }
         self.progress(index, progress)
     }
@@ -110,13 +103,13 @@ impl Plan {
     }
 
     fn check(&self, name: &str, tensor: &Tensor, stored: Stored, len: usize) -> Result<(), Fault> {
-        let name = shown(name);
-        let widens = self.origin == Origin::PyTorch && values::widens(tensor.dtype, stored.dtype);
-        if tensor.dtype != stored.dtype && !widens {
-            return wrong(format!("{name} is {} in the file, {} here", tensor.dtype, stored.dtype));
+        let Tensor { dtype, elements, .. } = tensor;
+        let widens = self.origin == Origin::PyTorch && values::widens(dtype, stored.dtype);
+        if *dtype != stored.dtype && !widens {
+            return wrong(format!("{} is {dtype} in the file, {} here", shown(name), stored.dtype));
         }
-        if tensor.elements != len as u64 {
-            return wrong(format!("{name} has {} elements in the file, {len} here", tensor.elements));
+        if *elements != len as u64 {
+            return wrong(format!("{} has {elements} elements in the file, {len} here", shown(name)));
         }
         Ok(())
     }

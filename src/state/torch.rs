@@ -55,7 +55,7 @@ pub(super) fn load(
         let step = format!("state.{i}.step");
         counts.push(match header.take(&step) {
             Some((_, tensor)) => Some(count(source, &step, &tensor)?),
-            None if Slot::MOMENTS.iter().any(|&slot| header.tensors.contains_key(&name(i, slot))) => {
+            None if Slot::MOMENTS.iter().any(|&slot| header.tensors.contains_key(name(i, slot).as_str())) => {
                 return wrong(format!("it has no `{step}`"));
             }
             None => None,
@@ -74,6 +74,9 @@ pub(super) fn load(
     }
     if let Some(tensor) = header.tensors.keys().next() {
         let of = names.len();
+        if (0..of).any(|i| Slot::MOMENTS.iter().any(|&slot| name(i, slot) == *tensor)) {
+            return wrong(format!("it has {}, which this optimizer does not keep", shown(tensor)));
+        }
         return wrong(format!("it has {}, which is no state of the {of} parameters named", shown(tensor)));
     }
     plan.carry_out(optimizer, source)
@@ -155,20 +158,30 @@ fn progress(
             (way, last) = (Progress::START, Some(betas(i)));
         }
         way = further(way, counts[i].unwrap_or_default(), betas(i));
-        all[i] = Some(Progress { start: 0, ..way });
+        all[i] = Some(way);
     }
     Ok(all)
 }
 
-/// On to this step, or to where powers change no more: they vanish, or stay at a subnormal number.
-fn further(mut progress: Progress, step: u64, betas: (f64, f64)) -> Progress {
-    let powers = |progress: &Progress| (progress.beta1_power, progress.beta2_power);
-    while progress.step < step {
-        let next = progress.next(betas);
-        if powers(&next) == powers(&progress) {
-            return Progress { step, ..next };
+/// On to this step.
+fn further(
+    Progress { step: from, beta1_power, beta2_power, .. }: Progress,
+    step: u64,
+    betas: (f64, f64),
+) -> Progress {
+    let (beta1_power, beta2_power) =
+        (power(beta1_power, step - from, betas.0), power(beta2_power, step - from, betas.1));
+    Progress { step, start: 0, beta1_power, beta2_power }
+}
+
+/// So many multiplications, or until they change nothing: the power is 0 by then, or stays at a subnormal number.
+fn power(mut power: f64, times: u64, beta: f64) -> f64 {
+    for _ in 0..times {
+        let next = power * beta;
+        if next == power {
+            break;
         }
-        progress = next;
+        power = next;
     }
-    progress
+    power
 }

@@ -4,7 +4,7 @@
 //! pass on what they are asked to the real ones. On a thread that is armed ([`watch`]) the n-th call fails, and the calls that
 //! change files are recorded; [`PowerCuts`] derives from such a record what a disk may hold when the power fails.
 #![allow(dead_code)] // each test file uses its part
-#![allow(clippy::missing_safety_doc)]
+#![allow(clippy::undocumented_unsafe_blocks)] // one comment says it for all
 
 use libc::{c_char, c_int, c_uint, c_void, mode_t, off64_t, size_t, ssize_t};
 use std::cell::{Cell, RefCell};

@@ -1,4 +1,5 @@
 //! How much of a long list is tested: all of it where FADAM_THOROUGH is set, as `.ci/test all` does, else a part of each kind.
+#![allow(dead_code)] // each test file uses its part
 
 pub(crate) fn thorough() -> bool {
     std::env::var_os("FADAM_THOROUGH").is_some()
