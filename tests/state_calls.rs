@@ -6,26 +6,14 @@ mod calls;
 mod common;
 #[path = "common/paths.rs"]
 mod paths;
-#[path = "common/thorough.rs"]
-mod thorough;
 
-use calls::{Call, PowerCuts, Wrong, disk, lay, watch};
+use calls::{Call, PowerCuts, Wrong, disk, lay, watch, ways};
 use common::{Model, noise};
 use fadam::{Adam, Error};
 use libc::*;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// What any of these calls may answer on some file system; the first ones say the most.
-const ERRORS: [c_int; 18] = [
-    EINTR, EIO, ENOENT, EACCES, EAGAIN, EPERM, ENXIO, ENOMEM, EBUSY, EINVAL, EMFILE, EFBIG, ENOSPC, EROFS,
-    ENOLCK, EOPNOTSUPP, ESTALE, EDQUOT,
-];
-
-fn errors() -> &'static [c_int] {
-    if thorough::thorough() { &ERRORS } else { &ERRORS[..5] }
-}
 
 /// An empty folder.
 fn folder(name: &str) -> PathBuf {
@@ -56,19 +44,6 @@ fn steps(path: &Path) -> Result<u64, Error> {
     let step = found.step;
     assert!(found == model(step as usize).state(0), "of no step");
     Ok(step)
-}
-
-/// A way for the n-th call to go wrong, if it can.
-fn ways(call: Call) -> Vec<Wrong> {
-    let mut ways: Vec<Wrong> = errors().iter().copied().map(Wrong::Fails).collect();
-    match call {
-        Call::Read | Call::Write => ways.push(Wrong::Short),
-        Call::Rename | Call::Remove | Call::Sync => {
-            ways.extend([EIO, ENOENT, EINTR].map(Wrong::FailsAfterwards))
-        }
-        _ => {}
-    }
-    ways
 }
 
 #[test]

@@ -13,6 +13,10 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+pub(crate) use thorough::thorough;
+
+#[path = "thorough.rs"]
+mod thorough;
 
 /// What is asked of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +46,42 @@ pub(crate) enum Wrong {
     FailsAfterwards(c_int),
     /// Of reads and writes: one byte.
     Short,
+}
+
+/// What any of these calls may answer on some file system; the first ones say the most.
+const ERRORS: [c_int; 18] = [
+    libc::EINTR,
+    libc::EIO,
+    libc::ENOENT,
+    libc::EACCES,
+    libc::EAGAIN,
+    libc::EPERM,
+    libc::ENXIO,
+    libc::ENOMEM,
+    libc::EBUSY,
+    libc::EINVAL,
+    libc::EMFILE,
+    libc::EFBIG,
+    libc::ENOSPC,
+    libc::EROFS,
+    libc::ENOLCK,
+    libc::EOPNOTSUPP,
+    libc::ESTALE,
+    libc::EDQUOT,
+];
+
+/// The ways for a call to go wrong.
+pub(crate) fn ways(call: Call) -> Vec<Wrong> {
+    let errors = if thorough() { &ERRORS[..] } else { &ERRORS[..5] };
+    let mut ways: Vec<Wrong> = errors.iter().copied().map(Wrong::Fails).collect();
+    match call {
+        Call::Read | Call::Write => ways.push(Wrong::Short),
+        Call::Rename | Call::Remove | Call::Sync => {
+            ways.extend([libc::EIO, libc::ENOENT, libc::EINTR].map(Wrong::FailsAfterwards));
+        }
+        _ => {}
+    }
+    ways
 }
 
 /// A change of a file, or of a folder's names. Files are numbered.

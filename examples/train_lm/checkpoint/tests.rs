@@ -318,7 +318,7 @@ fn pipes_and_giants_are_refused() {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod faults {
     use super::{Bench, Run};
-    use crate::calls::{Call, Disk, PowerCuts, Wrong, disk, lay, watch, ways};
+    use crate::calls::{Call, Disk, PowerCuts, Wrong, disk, lay, thorough, watch, ways};
 
     /// Nothing; a checkpoint of one step; checkpoints of one step and two.
     fn beginnings(bench: &Bench) -> Vec<(usize, Disk)> {
@@ -358,14 +358,16 @@ mod faults {
                             assert!(format!("{error:#}").contains("fadam.checkpoint"), "{what}: {error:#}");
                         }
                     }
-                    bench.save(&mut run).unwrap();
+                    for _set in 0..2 {
+                        bench.save(&mut run).unwrap();
+                    }
                     let left = bench.names().into_iter().find(|name| name.ends_with(".tmp"));
                     assert_eq!(left, None, "{what}");
                 }
             }
         }
         println!("{failed} calls of a save failed, of which {refused} refused it");
-        assert!(failed > 1000 && refused > 500);
+        assert!(failed > 1000 && refused > 300);
     }
 
     #[test]
@@ -414,7 +416,7 @@ mod faults {
                 let (result, record) = watch(plan, &mut save);
                 records += 1;
                 let done = record.changes.len();
-                let most = if plan.is_none() { 64 } else { 8 };
+                let most = if plan.is_none() { 32 } else { 4 } * if thorough() { 16 } else { 1 };
                 let (different, tried) = PowerCuts::new(&before, &record, most).each(|found, cut| {
                     lay(&bench.path, found);
                     let what = format!("{plan:?}, cut {cut} of {done}");
