@@ -636,6 +636,7 @@ STATE_MUTANTS = [
     ("state file: in place of a link", FILE, "Ok(found) if found.is_symlink() => {", "Ok(found) if found.is_symlink() && found.is_dir() => {"),
     ("state file: in place of a device", FILE, "return is_file(&found).map_err(failed(\"replacing\")).map(", "return Ok(()).map("),
     ("state file: of a device", FILE, "if found.is_file() {", "if !found.is_dir() {"),
+    ("state file: a lease", FILE, "if error.kind() == ErrorKind::WouldBlock => File::open(path),", "if error.kind() == ErrorKind::BrokenPipe => File::open(path),"),
     ("state file: other permissions", FILE, "let _ = file.set_permissions(fs::Permissions::from_mode(mode));", "let _ = mode;"),
     ("state file: another owner", FILE, "fchown(file, Some(uid), Some(gid)).is_err()", "uid == gid"),
     ("state file: private for ever", FILE, "let like = old.or_else(|| usual(folder, &prefix));", "let like = old;"),

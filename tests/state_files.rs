@@ -468,6 +468,37 @@ fn what_is_no_file_is_not_read() {
     fs::remove_dir_all(folder).unwrap();
 }
 
+/// A server of network files may hold a lease, which the kernel has it give back: by a signal, which may take its time.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_lease_is_waited_for() {
+    use std::os::fd::AsRawFd;
+    let folder = folder("lease");
+    let path = folder.join("s");
+    model(1).optimizer.save(&path).unwrap();
+    let holder = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    // SAFETY: plain calls; the signal that would end the process has no effect.
+    let held = unsafe {
+        libc::signal(libc::SIGIO, libc::SIG_IGN);
+        libc::fcntl(holder.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK)
+    };
+    if held != 0 {
+        println!("skipped: {} takes no leases", folder.display());
+    } else {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                // SAFETY: as above.
+                unsafe { libc::fcntl(holder.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+            });
+            let mut reader = model(0);
+            reader.optimizer.load(&path).unwrap();
+            assert_eq!(reader.state(0).step, 1);
+        });
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
+
 /// Set in a process of its own, for the limit is the process's: the path to save to.
 #[cfg(target_os = "linux")]
 const FULL: &str = "FADAM_STATE_FILES_FULL";
