@@ -623,31 +623,41 @@ CUDA_DRAW_MUTANTS = [
      "chunk.starts = (unsigned int)progress.start == (unsigned int)progress.step;"),
 ]
 
-LOAD, READ, FILE, MANIFEST, CPU_STATE, CUDA_STATE = (
-    f"src/{name}.rs" for name in ("state/load", "state/read", "state/file", "state/manifest", "cpu/state", "cuda/state"))
+LOAD, READ, FILE, MANIFEST, HEADER, CPU_STATE, CUDA_STATE = (
+    f"src/{name}.rs" for name in ("state/load", "state/read", "state/file", "state/manifest", "state/header", "cpu/state", "cuda/state"))
 
 STATE_MUTANTS = [
-    ("state file: written in place", FILE, "create(folder)?;",
-     "(File::create(&path).map_err(io(\"\"))?, Temporary { path: path.clone(), renamed: false });"),
-    ("state file: left behind", FILE, "let _ = fs::remove_file(&self.path);", ""),
-    ("state file: of somebody else", FILE, ".create_new(true)", ".create(true).truncate(true)"),
-    ("state file: in place of a link", FILE, "let path = follow(path)?;", "let path = path.to_path_buf();"),
-    ("state file: in place of a device", FILE, "!old.is_file()", "old.is_dir()"),
-    ("state file: other permissions", FILE, "file.set_permissions(old.permissions())", "Ok(drop(old))"),
+    ("state file: written in place", FILE, "= create(folder, &prefix)?;",
+     "= (File::create(&path).map_err(failed(\"\"))?, Temporary { path: path.clone(), renamed: false });"),
+    ("state file: left behind", FILE, "let _ = uninterrupted(|| fs::remove_file(&self.path));", ""),
+    ("state file: of a running save", FILE, "&& file.try_lock().is_ok()", "&& file.try_lock().map_or(true, |()| true)"),
+    ("state file: leftovers stay", FILE, "let _ = fs::remove_file(entry.path());", ""),
+    ("state file: leftovers of other names", FILE, "let ours = name.starts_with(prefix)", "let ours = name.starts_with(&prefix[..7])"),
+    ("state file: in place of a link", FILE, "Ok(found) if found.is_symlink() => {", "Ok(found) if found.is_symlink() && found.is_dir() => {"),
+    ("state file: in place of a device", FILE, "return is_file(&found).map_err(failed(\"replacing\")).map(", "return Ok(()).map("),
+    ("state file: of a device", FILE, "if found.is_file() {", "if !found.is_dir() {"),
+    ("state file: a lease", FILE, "if error.kind() == ErrorKind::WouldBlock => File::open(path),", "if error.kind() == ErrorKind::BrokenPipe => File::open(path),"),
+    ("state file: other permissions", FILE, "let _ = file.set_permissions(fs::Permissions::from_mode(mode));", "let _ = mode;"),
+    ("state file: another owner", FILE, "fchown(file, Some(uid), Some(gid)).is_err()", "uid == gid"),
+    ("state file: private for ever", FILE, "let like = old.or_else(|| usual(folder, &prefix));", "let like = old;"),
     ("state load: not lost", READ, "optimizer.lost = true;", ""),
     ("state load: lost for ever", READ, "optimizer.lost = false;", ""),
     ("state load: without progress", READ, "backend.set_progress(index, progress)?;", "let _ = (index, progress);"),
     ("state load: without counts", READ, "optimizer.set_counters(&counters)?;", "let _ = counters;"),
     ("state load: one piece", READ, "backend.write_slot(index, slot, offset, piece)?;",
-     "backend.write_slot(index, slot, 0, piece)?; let _ = offset;"),
-    ("state load: any dtype", READ, "if tensor.dtype != stored.dtype {", "if false {"),
-    ("state load: counts of another run", LOAD, "strict.then_some(manifest.counters)", "Some(manifest.counters)"),
+     "backend.write_slot(index, slot, 0, piece)?;"),
+    ("state load: any dtype", READ, "if *dtype != stored.dtype && !widens {", "if *dtype != stored.dtype && widens {"),
+    ("state load: a file that changes", READ, "if tensor.sum != Some(sum) {", "if tensor.sum.is_none() {"),
+    ("state load: the beginning of a file that changes", READ, "|_| Ok(()))? != *sum {", "|_| Ok(()))? == !*sum {"),
+    ("state load: counts of another run", LOAD, "(!matching).then_some(manifest.counters)", "Some(manifest.counters)"),
     ("state load: any order", LOAD, "if here.name != there.name {", "if false {"),
     ("state load: any betas", LOAD, "if there != here {", "if false {"),
     ("state load: any length", LOAD, "if saved.len != here.len as u64 {", "if false {"),
-    ("state load: damaged tensors", LOAD, "if checksums.text(name)? != checksum::hex(read::sum(source, tensor)?) {",
-     "if checksums.text(name)?.is_empty() {"),
-    ("state load: a damaged header", MANIFEST, "if !checksum::is_sealed(&header.bytes) {", "if false {"),
+    ("state load: none is resized", LOAD, "if matching && saved.len != optimizer.parameters[index].len as u64 {", "if false {"),
+    ("state load: left out unseen", HEADER, "Some((name, tensor)) if tensor.elements != len => {", "Some((name, tensor)) if tensor.elements == !len => {"),
+    ("state load: damaged tensors", READ, "if tensor.sum.is_some_and(|expected| expected != sum) {",
+     "if tensor.sum.is_some_and(|expected| expected == !sum) {"),
+    ("state load: a damaged header", MANIFEST, "if same { Ok(()) }", "if same || !digits.is_empty() { Ok(()) }"),
     ("state load: contradicting powers", MANIFEST,
      "if [beta1_power == 1.0, beta2_power == 1.0] != [step == 0; 2] {", "if false {"),
     ("state load: old norms", CPU_STATE, "(progress, None)", "(progress, parameter.norms)"),
@@ -683,10 +693,48 @@ CUDA_MEMORY_MUTANTS = [
     ("cuda memory: remembered as sent", TABLE, "std::mem::swap(&mut self.sent_tasks, &mut self.tasks);", "self.sent_tasks.clone_from(&self.tasks);"),
 ]
 
+# What the file system refuses, and what is killed.
+CALL_TESTS = ["state_calls", "state_crash"]
+CALL_MUTANTS = [
+    ("calls: not on the disk", FILE, "file.sync_all().map_err(failed(\"syncing\"))?;", ""),
+    ("calls: a rename that was done", FILE, "Err(error) if !is_at(&file, &path) =>", "Err(error) =>"),
+    ("calls: interrupted", FILE, "Err(error) if error.kind() == ErrorKind::Interrupted => {}\n            result => return result,",
+     "result => return result,"),
+    ("calls: a read that is interrupted", READ, "Err(error) if error.kind() == ErrorKind::Interrupted => {}", ""),
+    ("calls: readable by all", FILE, "&mut options, 0o600);", "&mut options, 0o644);"),
+    ("calls: one tensor after the other", READ, "while self.filled < self.buffer.len() {",
+     "while self.filled == 0 {\n            let end = self.buffer.len().min(64);"),
+]
+
+# What a header costs.
+HEADER_TESTS = ["state_memory"]
+HEADER_MUTANTS = [
+    ("header: of any length", HEADER, "if length > limit {", "if length > LARGEST {"),
+    ("header: of its own length alone", HEADER, "(4 * bytes as u64)", "(bytes as u64 / 4)"),
+    ("header: any number of fields", "src/state/json.rs", "if fields.len() == MOST_FIELDS {", "if fields.len() == usize::MAX {"),
+]
+
+JSON_TESTS = ["lib"]
+JSON_MUTANTS = [
+    ("json: half a character", "src/state/json.rs", "b'b' | b'B', ..] => 11,", "b'b' | b'B', ..] => 5,"),
+    ("json: a backslash for each", "src/state/json.rs", "                bytes.push(*byte);\n", "                bytes.extend([b'\\\\', *byte]);\n"),
+]
+
 # Its other tests read recordings, which are not copied.
-TORCH_TESTS = ["state_torch masters_and_averages"]
+TORCH_TESTS = ["state_torch masters_and_averages", "state_torch what_does_not_fit", "state_torch powers_of",
+               "state_torch other_types"]
+TORCH, VALUES = "src/state/torch.rs", "src/state/values.rs"
 TORCH_MUTANTS = [
-    ("state torch: masters of zeros", "src/state/torch.rs", "Progress { start: 0, ..progress }", "progress"),
+    ("state torch: masters of zeros", TORCH, "Progress { step, start: 0, beta1_power, beta2_power }",
+     "Progress { step, start: step, beta1_power, beta2_power }"),
+    ("state torch: powers of other betas", TORCH, "(way, last) = (Progress::START, Some(betas(i)));", "last = Some(betas(i));"),
+    ("state torch: counts in any order", TORCH, "order.sort_unstable_by_key(|&i| key(i));", "let _ = key;"),
+    ("state torch: a power that stands still", TORCH, "if next == power {", "if next >= power * 0.9999 {"),
+    ("state torch: any value", VALUES, "if !value.is_finite() {", "if false {"),
+    ("state torch: negative squares", VALUES, "slot != Slot::ExpAvg && value < 0.0", "slot == Slot::Ema && value < 0.0"),
+    ("state torch: before the first step", VALUES, "step == 0 && value != 0.0", "step == 0 && value == 0.1"),
+    ("state torch: half of what is widened", VALUES, "        end += 4;", "        end += 2;"),
+    ("state torch: any number of steps", TORCH, "|| count.fract() != 0.0", ""),
 ]
 
 
@@ -769,6 +817,7 @@ def main():
             (chosen(CUDA_BF16_MUTANTS), CUDA_BF16_TESTS), (chosen(CUDA_COUNT_MUTANTS), CUDA_COUNT_TESTS),
             (chosen(CUDA_FOLD_MUTANTS), CUDA_FOLD_TESTS), (chosen(CUDA_DRAW_MUTANTS), CUDA_DRAW_TESTS),
             (chosen(CUDA_LOAD_MUTANTS), CUDA_LOAD_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS),
+            (chosen(CALL_MUTANTS), CALL_TESTS), (chosen(HEADER_MUTANTS), HEADER_TESTS), (chosen(JSON_MUTANTS), JSON_TESTS),
             (chosen(TORCH_MUTANTS), TORCH_TESTS), (chosen(MEMORY_MUTANTS), MEMORY_TESTS),
             (chosen(CUDA_MEMORY_MUTANTS), CUDA_MEMORY_TESTS)]
     copy_tree()

@@ -80,7 +80,12 @@ pub(crate) fn open(path: &Path) -> Result<File, Failed> {
     let check = |found: Metadata| is_file(&found).map_err(failed("opening"));
     check(uninterrupted(|| fs::metadata(path)).map_err(failed("opening"))?)?;
     let mut options = OpenOptions::new();
-    let file = without_waiting(options.read(true)).open(path).map_err(failed("opening"))?;
+    let file = match without_waiting(options.read(true)).open(path) {
+        // Somebody has a lease of the file (Samba, an NFS server), and gives it back.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => File::open(path),
+        opened => opened,
+    };
+    let file = file.map_err(failed("opening"))?;
     check(uninterrupted(|| file.metadata()).map_err(failed("opening"))?)?; // it may be another one by now
     Ok(file)
 }

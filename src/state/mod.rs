@@ -1,7 +1,13 @@
 //! State in files: [`Optimizer::save`], whose documentation has the format, [`Optimizer::load`], and PyTorch's.
 //!
-//! Whatever a file says is checked before it is believed, and all of it before the optimizer changes. Neither way has more
-//! than [`PIECE`] bytes of it in memory.
+//! Whatever a file says is checked before it is believed, and all of it before the optimizer changes. Besides the header,
+//! neither way has more than some [`PIECE`]s of it in memory, and whatever grows with a file is allocated by
+//! [`crate::allocation`].
+//!
+//! ```text
+//! save   save, torch → describe (the header) → write (tensors) → file (replaced)
+//! load   file (opened) → header, json → manifest → load, torch (does it fit?) → read (verify, then copy)
+//! ```
 
 mod checksum;
 mod describe;
@@ -68,10 +74,16 @@ impl Optimizer {
     ///
     /// Parameters are the caller's to save, and to restore to the same bits.
     ///
-    /// The file appears whole or not at all, even where the machine fails: it is written under another name in the same
-    /// folder (`.fadam-*.tmp`; a process that is killed leaves it there), brought to the disk and renamed. Through a symbolic
-    /// link its target is replaced. Of several that save to one path the last wins. In memory there are 4 MiB of it at a
-    /// time.
+    /// The file is replaced atomically, also if the process is killed or the power fails: a temporary file in the same folder
+    /// (`.fadam-*.tmp`) is written, synced and renamed. What a killed process has left is removed by the next save to the same
+    /// path (on a file system without file locks it stays). Several processes may save to one path; the last one wins. A
+    /// symbolic link stays, and its target is replaced.
+    ///
+    /// The temporary file is private (mode 0600). In the end a replaced file has the mode and, where permitted, the owner of
+    /// the old one, and a new file the mode that the umask gives it; ACLs and extended attributes are not copied. A file system
+    /// that does not support modes, owners, locks or syncing a folder does not make a save fail.
+    ///
+    /// Besides the header (about 200 bytes a tensor), at most 4 MiB of the file are in memory.
     ///
     /// ```
     /// # let path = std::env::temp_dir().join(format!("fadam-doc-save-{}", std::process::id()));
@@ -107,8 +119,8 @@ impl Optimizer {
     /// | `header_checksum` | the CRC-32 of the header with `00000000` in the place of this one |
     ///
     /// # Errors
-    /// [`Error::Io`] (from syncing the folder when the new file is in place already); [`Error::State`] for a path that names no
-    /// file; [`Error::Lost`]; on a GPU [`Error::Cuda`], [`Error::Capture`].
+    /// The old file, or none, is still there: [`Error::Io`] names the call that failed; [`Error::State`] for a path that names
+    /// no file; [`Error::OutOfMemory`]; [`Error::Lost`]; on a GPU [`Error::Cuda`], [`Error::Capture`].
     pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         self.exchange(path, |optimizer| save::save(optimizer, path))
@@ -122,13 +134,18 @@ impl Optimizer {
     /// says ([`reset_master`](Self::reset_master) where it is the value that counts). What is kept (the kind of master, the
     /// moments' type, an average) must be the same.
     ///
-    /// The whole file is read and checked, checksums included, before anything changes; then it is read again. It must not be
-    /// written to meanwhile ([`save`](Self::save) never writes to a file that is there).
+    /// Everything is read and checked, checksums included, before anything changes; then it is read again, and checked again
+    /// while it is written into the optimizer. A file that is modified in place meanwhile is never accepted
+    /// ([`save`](Self::save) replaces files, and does not modify them).
+    ///
+    /// Only regular files are read. A header may have four times the length that this optimizer's own would have, and at least
+    /// 4 MiB; reading it takes a small multiple of its length in memory.
     ///
     /// # Errors
-    /// [`Error::State`] names what is damaged or the first difference, [`Error::Io`]; nothing has changed. [`Error::Io`] and
-    /// [`Error::Cuda`] from the second reading leave the optimizer lost: every later call says [`Error::Lost`].
-    /// Before: [`Error::Lost`], [`Error::Capture`].
+    /// Nothing has changed: [`Error::State`] names what is damaged, or the first difference; [`Error::Io`];
+    /// [`Error::OutOfMemory`]; [`Error::Lost`], [`Error::Capture`]. A failure of the second reading ([`Error::Io`],
+    /// [`Error::Cuda`], [`Error::State`] for a file that has been modified) leaves the optimizer lost: every later call returns
+    /// [`Error::Lost`].
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         self.exchange(path, |optimizer| load::load(optimizer, &mut file::open(path)?, false)).map(drop)
@@ -137,8 +154,8 @@ impl Optimizer {
     /// As [`load`](Self::load), of those parameters that both the file and the optimizer have, in any order: for
     /// fine-tuning. (Another order of registration is another order of sums, and other draws of stochastic rounding.) Others
     /// of the optimizer's keep their state. The counts of the report stay too: the steps of the file were another run's, and
-    /// so were its schedule and loss scale. A parameter that both have must fit; another length, dtype or other betas are
-    /// errors as they are in `load`.
+    /// so were its schedule and loss scale. A parameter with another number of elements keeps its state, too, and is named in
+    /// [`Loaded::resized`]; another dtype and other betas are errors as they are in `load`.
     ///
     /// # Errors
     /// As `load`.
@@ -195,14 +212,16 @@ impl Optimizer {
     /// ```
     ///
     /// A tensor may have any shape with the parameter's number of elements, row by row. Moments must be of the type that they
-    /// are kept in here. A master, and an average, begin with the parameter's value in the next step. A named
-    /// parameter of which the file has nothing has made no step yet, and begins anew; one that is not named keeps its state.
-    /// The file says nothing of betas: they must be PyTorch's (after t steps, their powers are t multiplications). It has no
-    /// checksums either.
+    /// are kept in here; bf16 and f16 are also converted to f32, which is exact. A step count is a whole number in F32, F64, I32
+    /// or I64. A master, and an average, begin with the parameter's value in the next step. A named parameter of which the file
+    /// has nothing has made no step yet, and begins anew; one that is not named keeps its state. The file says nothing of betas:
+    /// they must be PyTorch's (after t steps, their powers are t multiplications). It has no checksums either, so a damaged
+    /// value is noticed only where Adam cannot have written it.
     ///
     /// # Errors
     /// [`Error::State`] where the algorithm is not Adam, for a name that is unknown or occurs twice, for a tensor that is
-    /// missing, of another length or dtype, or of no named parameter; otherwise as [`load`](Self::load).
+    /// missing, of another length or dtype, or of no named parameter, and for a value that is NaN or infinite, a negative second
+    /// moment, or a moment that is not 0 before the first step; otherwise as [`load`](Self::load).
     pub fn load_torch(&mut self, path: impl AsRef<Path>, names: &[&str]) -> Result<(), Error> {
         let path = path.as_ref();
         self.exchange(path, |optimizer| torch::load(optimizer, &mut file::open(path)?, names))

@@ -56,15 +56,23 @@ impl Copy {
 pub(super) struct Plan {
     origin: Origin,
     copies: Vec<Copy>,
+    /// Parts of the file that were read before, and must still be there when the rest has been.
+    seen: Vec<Part>,
     progress: Vec<(usize, Progress)>,
     pub(super) counters: Option<Counters>,
+}
+
+struct Part {
+    begin: u64,
+    end: u64,
+    sum: u32,
 }
 
 const PLAN: &str = "what is to be loaded";
 
 impl Plan {
     pub(super) fn new(origin: Origin) -> Self {
-        Self { origin, copies: Vec::new(), progress: Vec::new(), counters: None }
+        Self { origin, copies: Vec::new(), seen: Vec::new(), progress: Vec::new(), counters: None }
     }
 
     /// Takes from the header what is kept of these slots of a parameter; `name` says how the file calls a slot. A tensor that
@@ -111,6 +119,13 @@ impl Plan {
         if *elements != len as u64 {
             return wrong(format!("{} has {elements} elements in the file, {len} here", shown(name)));
         }
+        Ok(())
+    }
+
+    /// Of a file without checksums.
+    pub(super) fn seen(&mut self, Range { start, end }: Range<u64>, sum: u32) -> Result<(), Fault> {
+        reserve(&mut self.seen, 1, PLAN)?;
+        self.seen.push(Part { begin: start, end, sum });
         Ok(())
     }
 
@@ -188,6 +203,15 @@ impl Plan {
             }
             tensor.sum = Some(sum);
         }
+        if self.origin == Origin::PyTorch {
+            let mut again = Stream::scattered(&mut *stream.source)?;
+            for Part { begin, end, sum } in &self.seen {
+                if again.read_bytes(*begin..*end, 1, |_| Ok(()))? != *sum {
+                    return wrong("it changed while it was read");
+                }
+            }
+            stream.filled = 0; // a buffer may be of two files
+        }
         Ok(())
     }
 }
@@ -202,26 +226,44 @@ pub(super) struct Stream<'a, R> {
 }
 
 impl<'a, R: Read + Seek> Stream<'a, R> {
-    pub(super) fn new(source: &'a mut R) -> Result<Self, Fault> {
+    fn new(source: &'a mut R) -> Result<Self, Fault> {
+        Self::with_buffer(source, PIECE)
+    }
+
+    /// For small parts that may lie far from one another.
+    pub(super) fn scattered(source: &'a mut R) -> Result<Self, Fault> {
+        Self::with_buffer(source, 8192)
+    }
+
+    fn with_buffer(source: &'a mut R, most: usize) -> Result<Self, Fault> {
         let size = source.seek(SeekFrom::End(0)).map_err(io("asking for the length of"))?;
-        let buffer = filled(0, size.min(PIECE as u64) as usize, "a piece of a state file")?;
+        let buffer = filled(0, size.min(most as u64) as usize, "a piece of a state file")?;
         Ok(Self { source, buffer, begin: 0, filled: 0 })
     }
 
-    /// Hands out a tensor's bytes in parts of whole elements. Their CRC-32.
     pub(super) fn read(
         &mut self,
         tensor: &Tensor,
+        each: impl FnMut(&[u8]) -> Result<(), Fault>,
+    ) -> Result<u32, Fault> {
+        self.read_bytes(tensor.begin..tensor.end, tensor.size, each)
+    }
+
+    /// Hands out bytes in parts of whole elements. Their CRC-32.
+    fn read_bytes(
+        &mut self,
+        Range { start, end }: Range<u64>,
+        element: usize,
         mut each: impl FnMut(&[u8]) -> Result<(), Fault>,
     ) -> Result<u32, Fault> {
         let mut sum = Hasher::new();
-        let mut at = tensor.begin;
-        while at < tensor.end {
-            let wanted = (tensor.end - at).min(PIECE as u64) as usize;
-            let mut part = self.buffered(at, wanted, tensor.size);
+        let mut at = start;
+        while at < end {
+            let wanted = (end - at).min(PIECE as u64) as usize;
+            let mut part = self.buffered(at, wanted, element);
             if part.is_empty() {
                 self.fill(at)?;
-                part = self.buffered(at, wanted, tensor.size);
+                part = self.buffered(at, wanted, element);
             }
             if part.is_empty() {
                 return Err(io("reading")(ErrorKind::UnexpectedEof.into()));

@@ -1,8 +1,8 @@
 //! State of PyTorch's Adam and AdamW, by the names that their `state_dict()` has: `state.<i>.step`, `state.<i>.exp_avg`, …
 
-use super::fault::{Fault, io, shown, wrong};
-use super::header::{self, Header, Tensor};
-use super::read::{Origin, Plan};
+use super::fault::{Fault, shown, wrong};
+use super::header::{self, Header, PREFIX, Tensor};
+use super::read::{Origin, Plan, Stream};
 use super::save::check_path;
 use super::slot::{Slot, Stored};
 use super::write::{Content, Room, Tensors, write_to};
@@ -10,7 +10,7 @@ use super::{describe, file, values};
 use crate::allocation::{filled, reserve};
 use crate::args::Progress;
 use crate::{Algorithm, Optimizer};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek};
 use std::path::Path;
 
 /// PyTorch counts steps in an f32, which is exact so far.
@@ -49,20 +49,29 @@ pub(super) fn load(
     let indices = numbered(optimizer, names)?;
     let (bytes, size) = header::read(source, optimizer)?;
     let mut header = Header::parse(&bytes, size)?;
-    let mut counts = Vec::new();
-    reserve(&mut counts, indices.len(), COUNTS)?;
+    let mut plan = Plan::new(Origin::PyTorch);
+    plan.seen(PREFIX as u64..(PREFIX + bytes.len()) as u64, crc32fast::hash(&bytes))?;
+    let mut counts = filled(None, indices.len(), COUNTS)?;
+    let mut steps = Vec::new();
+    reserve(&mut steps, indices.len(), COUNTS)?;
     for i in 0..indices.len() {
         let step = format!("state.{i}.step");
-        counts.push(match header.take(&step) {
-            Some((_, tensor)) => Some(count(source, &step, &tensor)?),
+        match header.take(&step) {
+            Some((_, tensor)) => steps.push((i, tensor)),
             None if Slot::MOMENTS.iter().any(|&slot| header.tensors.contains_key(name(i, slot).as_str())) => {
                 return wrong(format!("it has no `{step}`"));
             }
-            None => None,
-        });
+            None => {}
+        }
+    }
+    steps.sort_unstable_by_key(|(_, tensor)| tensor.begin);
+    let mut stream = Stream::scattered(source)?;
+    for (i, tensor) in steps {
+        let (count, sum) = count(&mut stream, i, &tensor)?;
+        plan.seen(tensor.begin..tensor.end, sum)?;
+        counts[i] = Some(count);
     }
     let progress = progress(optimizer, &indices, &counts)?;
-    let mut plan = Plan::new(Origin::PyTorch);
     for (i, (&index, progress)) in indices.iter().zip(progress).enumerate() {
         match progress {
             None => plan.restart(optimizer, index)?,
@@ -112,25 +121,25 @@ fn numbered(optimizer: &Optimizer, names: &[&str]) -> Result<Vec<usize>, Fault> 
     Ok(indices)
 }
 
-/// A step count: one number, which is whole.
-fn count(source: &mut (impl Read + Seek), name: &str, tensor: &Tensor) -> Result<u64, Fault> {
-    let mut bytes = [0; 8];
-    let Some(bytes) = bytes.get_mut(..tensor.size).filter(|_| tensor.elements == 1) else {
-        return wrong(format!("`{name}` is {} of {}, expected one number", tensor.elements, tensor.dtype));
-    };
-    let mut read = || {
-        source.seek(SeekFrom::Start(tensor.begin))?;
-        source.read_exact(bytes)
-    };
-    read().map_err(io("reading"))?;
-    let Some(count) = values::scalar(tensor.dtype, bytes) else {
-        return wrong(format!("`{name}` is of {}, expected F32, F64, I32 or I64", tensor.dtype));
-    };
-    let most = if tensor.dtype == Stored::F32.dtype { MOST_STEPS } else { MOST_STEPS_OF_OTHERS };
-    if !(0.0..=most as f64).contains(&count) || count.fract() != 0.0 {
-        return wrong(format!("`{name}` is {count}, expected a whole number from 0 to {most}"));
+/// A step count: one number, which is whole. And its checksum.
+fn count(stream: &mut Stream<'_, impl Read + Seek>, i: usize, tensor: &Tensor) -> Result<(u64, u32), Fault> {
+    let Tensor { dtype, elements, .. } = tensor;
+    if *elements != 1 {
+        return wrong(format!("`state.{i}.step` is {elements} of {dtype}, expected one number"));
     }
-    Ok(count as u64)
+    let mut count = None;
+    let sum = stream.read(tensor, |bytes| {
+        count = values::scalar(dtype, bytes);
+        Ok(())
+    })?;
+    let Some(count) = count else {
+        return wrong(format!("`state.{i}.step` is of {dtype}, expected F32, F64, I32 or I64"));
+    };
+    let most = if *dtype == Stored::F32.dtype { MOST_STEPS } else { MOST_STEPS_OF_OTHERS };
+    if !(0.0..=most as f64).contains(&count) || count.fract() != 0.0 {
+        return wrong(format!("`state.{i}.step` is {count}, expected a whole number from 0 to {most}"));
+    }
+    Ok((count as u64, sum))
 }
 
 /// How far each parameter has come. Master and average, which PyTorch has not, begin with the parameter's value.
