@@ -738,6 +738,24 @@ TORCH_MUTANTS = [
 ]
 
 
+# The programs' files
+PROGRAM_TESTS = ["example train_lm", "example ablation"]
+CHECKPOINT, RUNS, FOLDER = "examples/train_lm/checkpoint.rs", "examples/ablation/log.rs", "examples/common/folder.rs"
+PROGRAM_MUTANTS = [
+    ("checkpoint: over the one that is named", CHECKPOINT, "Some(Named { set: Set::A }) => Set::B,", "Some(Named { set: Set::A }) => Set::A,"),
+    ("checkpoint: an index of before", CHECKPOINT, "        sync();\n        let weights", "        let weights"),
+    ("checkpoint: an index of later", CHECKPOINT, "        sync();\n        files::write(", "        files::write("),
+    ("checkpoint: files of another", CHECKPOINT, "checksum(&bytes) == expected", "checksum(&bytes).len() == expected.len()"),
+    ("checkpoint: a damaged index", CHECKPOINT, "saved.checksum()? == saved.index", "saved.checksum()?.len() == saved.index.len()"),
+    ("checkpoint: more steps than the run", CHECKPOINT, "points.len() as u64 - 1 <= most", "points.len() as u64 > 1 || most > 0"),
+    ("log: zeros", RUNS, " || line.contains(&0)", ""),
+    ("log: what follows a damaged line", RUNS, "if let Some(torn) = torn {\n                bail!", "if let Some(torn) = torn.filter(|&torn| torn == 0) {\n                bail!"),
+    ("log: its name", RUNS, "        sync_name(path);\n", ""),
+    ("log: not synced", RUNS, "self.file.sync_data()", "self.file.flush()"),
+    ("folder: two programs", FOLDER, "Err(TryLockError::WouldBlock) => bail!(", "Err(TryLockError::WouldBlock) if folder.is_file() => bail!("),
+]
+
+
 def copy_tree():
     """Refreshes the copy, with new times: cargo must not take what the last mutant left for what is there now."""
     TREE.mkdir(parents=True, exist_ok=True)
@@ -765,7 +783,11 @@ def run_tests(names):
         environment["FADAM_TEST_DEVICE"] = "cuda"
     options = dict(cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     for test in names:
-        command = ["cargo", "test", "-p", "fadam", "-q", *(["--lib"] if test == "lib" else ["--test", *test.split()])]
+        if test.startswith("example "):
+            which = ["-p", "fadam-examples", *test.replace("example", "--example", 1).split()]
+        else:
+            which = ["-p", "fadam", *(["--lib"] if test == "lib" else ["--test", *test.split()])]
+        command = ["cargo", "test", "-q", *which]
         build = subprocess.run([*command, "--no-run"], **options)
         if build.returncode != 0:
             return False, test, build.stderr
@@ -819,7 +841,7 @@ def main():
             (chosen(CUDA_LOAD_MUTANTS), CUDA_LOAD_TESTS), (chosen(STATE_MUTANTS), STATE_TESTS),
             (chosen(CALL_MUTANTS), CALL_TESTS), (chosen(HEADER_MUTANTS), HEADER_TESTS), (chosen(JSON_MUTANTS), JSON_TESTS),
             (chosen(TORCH_MUTANTS), TORCH_TESTS), (chosen(MEMORY_MUTANTS), MEMORY_TESTS),
-            (chosen(CUDA_MEMORY_MUTANTS), CUDA_MEMORY_TESTS)]
+            (chosen(CUDA_MEMORY_MUTANTS), CUDA_MEMORY_TESTS), (chosen(PROGRAM_MUTANTS), PROGRAM_TESTS)]
     copy_tree()
     bad = sum(kill(mutants, tests) for mutants, tests in rows)
     count = sum(len(mutants) for mutants, _ in rows)

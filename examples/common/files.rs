@@ -74,7 +74,9 @@ pub(crate) fn in_memory() -> std::path::PathBuf {
 
 /// Says something that is no error. Where stderr is closed, there is nobody to say it to.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(stderr(), "note: {text}");
+    if !cfg!(test) {
+        let _ = writeln!(stderr(), "note: {text}");
+    }
 }
 
 fn cannot(what: &str, path: &Path, Failed { doing, source }: Failed) -> Error {

@@ -545,7 +545,7 @@ impl<'a> PowerCuts<'a> {
     }
 }
 
-/// All combinations of so many bits, or as many drawn ones, the two extremes among them.
+/// All combinations of so many bits; or the two extremes, each bit alone, and as many drawn ones as are left.
 fn choices(bits: usize, most: u64) -> Vec<Vec<bool>> {
     let all = |number: u64| (0..bits).map(|bit| number >> bit & 1 == 1).collect();
     if bits < 63 && 1 << bits <= most {
@@ -559,7 +559,8 @@ fn choices(bits: usize, most: u64) -> Vec<Vec<bool>> {
         (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 63 == 1
     };
     let mut drawn = vec![vec![false; bits], vec![true; bits]];
-    drawn.extend((2..most).map(|_| (0..bits).map(|_| draw()).collect()));
+    drawn.extend((0..bits).map(|alone| (0..bits).map(|bit| bit == alone).collect()));
+    drawn.extend((drawn.len() as u64..most).map(|_| (0..bits).map(|_| draw()).collect()));
     drawn
 }
 
