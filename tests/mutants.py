@@ -761,6 +761,8 @@ def run_tests(names):
         "RUSTFLAGS": "",
         "FADAM_REQUIRE_DEVICE": "1",  # of the tests for CUDA alone
     }
+    if names is MEMORY_TESTS or names is CUDA_MEMORY_TESTS:
+        environment["FADAM_THOROUGH"] = "1"  # each allocation
     if names is CUDA_COUNT_TESTS:
         environment["FADAM_TEST_DEVICE"] = "cuda"
     options = dict(cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
