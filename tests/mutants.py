@@ -728,7 +728,7 @@ TORCH_MUTANTS = [
      "Progress { step, start: step, beta1_power, beta2_power }"),
     ("state torch: powers of other betas", TORCH, "(way, last) = (Progress::START, Some(betas(i)));", "last = Some(betas(i));"),
     ("state torch: counts in any order", TORCH, "order.sort_unstable_by_key(|&i| key(i));", "let _ = key;"),
-    ("state torch: a power that stands still", TORCH, "if next == power {", "if next >= power * 0.9999 {"),
+    ("state torch: a power that stands still", TORCH, "if next == power {", "if next >= power * 0.9 {"),
     ("state torch: any value", VALUES, "if !value.is_finite() {", "if false {"),
     ("state torch: negative squares", VALUES, "slot != Slot::ExpAvg && value < 0.0", "slot == Slot::Ema && value < 0.0"),
     ("state torch: before the first step", VALUES, "step == 0 && value != 0.0", "step == 0 && value == 0.1"),
