@@ -711,7 +711,6 @@ HEADER_TESTS = ["state_memory"]
 HEADER_MUTANTS = [
     ("header: of any length", HEADER, "if length > limit {", "if length > LARGEST {"),
     ("header: of its own length alone", HEADER, "(4 * bytes as u64)", "(bytes as u64 / 4)"),
-    ("header: any number of fields", "src/state/json.rs", "if fields.len() == MOST_FIELDS {", "if fields.len() == usize::MAX {"),
 ]
 
 JSON_TESTS = ["lib"]
@@ -729,7 +728,7 @@ TORCH_MUTANTS = [
      "Progress { step, start: step, beta1_power, beta2_power }"),
     ("state torch: powers of other betas", TORCH, "(way, last) = (Progress::START, Some(betas(i)));", "last = Some(betas(i));"),
     ("state torch: counts in any order", TORCH, "order.sort_unstable_by_key(|&i| key(i));", "let _ = key;"),
-    ("state torch: a power that stands still", TORCH, "if next == power {", "if next >= power * 0.9999 {"),
+    ("state torch: a power that stands still", TORCH, "if next == power {", "if next >= power * 0.9 {"),
     ("state torch: any value", VALUES, "if !value.is_finite() {", "if false {"),
     ("state torch: negative squares", VALUES, "slot != Slot::ExpAvg && value < 0.0", "slot == Slot::Ema && value < 0.0"),
     ("state torch: before the first step", VALUES, "step == 0 && value != 0.0", "step == 0 && value == 0.1"),
@@ -779,6 +778,8 @@ def run_tests(names):
         "RUSTFLAGS": "",
         "FADAM_REQUIRE_DEVICE": "1",  # of the tests for CUDA alone
     }
+    if names is MEMORY_TESTS or names is CUDA_MEMORY_TESTS:
+        environment["FADAM_THOROUGH"] = "1"  # each allocation
     if names is CUDA_COUNT_TESTS:
         environment["FADAM_TEST_DEVICE"] = "cuda"
     options = dict(cwd=TREE, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)

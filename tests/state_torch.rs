@@ -487,7 +487,7 @@ fn other_types_are_taken() {
 #[test]
 fn powers_of_different_counts() {
     let (path, ours) = (file("counts"), file("counts-ours"));
-    let counts = [7_u32, 2_000_000, 7, 1, 900_000, 3, 0, 2_000_000];
+    let counts = [2_000_000_u32, 7, 7, 1, 900_000, 3, 0, 2_000_000];
     let names: Vec<String> = (0..counts.len()).map(|i| format!("p{i}")).collect();
     let scalars: Vec<_> = (0..counts.len())
         .flat_map(|i| ["step", "exp_avg", "exp_avg_sq"].map(|key| (i, key, format!("state.{i}.{key}"))))

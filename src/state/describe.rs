@@ -200,7 +200,7 @@ fn write_parameter(to: &mut impl Write, parameter: &Parameter, progress: &Progre
 }
 
 /// An f64 exactly, for every reader.
-pub(super) fn bits(number: f64) -> String {
+fn bits(number: f64) -> String {
     format!("{:016x}", number.to_bits())
 }
 

@@ -20,13 +20,10 @@ pub(super) fn entries<'a>(
     text: &'a str,
     each: impl FnMut(Cow<'a, str>, &'a RawValue) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    if !text.trim_ascii_start().starts_with('{') {
-        return not_json(what, text).unwrap_or_else(|| wrong(format!("{what} is not a JSON object")));
-    }
     let mut parts = Parts { each, fault: None };
     let mut json = serde_json::Deserializer::from_str(text);
     let read = json.deserialize_map(Object(&mut parts)).and_then(|()| json.end());
-    parts.end(what, read)
+    parts.end(what, "a JSON object", read)
 }
 
 /// Calls `each` for the elements of a JSON list.
@@ -35,19 +32,10 @@ pub(super) fn elements<'a>(
     text: &'a str,
     mut each: impl FnMut(&'a RawValue) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    if !text.trim_ascii_start().starts_with('[') {
-        return not_json(what, text).unwrap_or_else(|| wrong(format!("{what} is not a JSON list")));
-    }
     let mut parts = Parts { each: |_, value| each(value), fault: None };
     let mut json = serde_json::Deserializer::from_str(text);
     let read = json.deserialize_seq(List(&mut parts)).and_then(|()| json.end());
-    parts.end(what, read)
-}
-
-/// Where it is no JSON at all, that.
-fn not_json(what: &dyn Display, text: &str) -> Option<Result<(), Fault>> {
-    let error = serde_json::from_str::<&RawValue>(text).err()?;
-    Some(wrong(format!("{what} is not JSON that can be read: {}", shown(&error.to_string()))))
+    parts.end(what, "a JSON list", read)
 }
 
 struct Parts<F> {
@@ -57,10 +45,11 @@ struct Parts<F> {
 }
 
 impl<F> Parts<F> {
-    fn end(self, what: &dyn Display, read: serde_json::Result<()>) -> Result<(), Fault> {
+    fn end(self, what: &dyn Display, expected: &str, read: serde_json::Result<()>) -> Result<(), Fault> {
         match (self.fault, read) {
             (Some(fault), _) => Err(fault),
             (None, Ok(())) => Ok(()),
+            (None, Err(error)) if error.is_data() => wrong(format!("{what} is not {expected}")),
             (None, Err(error)) => {
                 wrong(format!("{what} is not JSON that can be read: {}", shown(&error.to_string())))
             }
@@ -189,7 +178,7 @@ impl<'w, 'a> Fields<'w, 'a> {
         self.take(key, "a string", value)
     }
 
-    /// As `text`, of what is no string that would be taken if anything in it is escaped.
+    /// A string as it is written, escapes and all: to be compared with known ones, which need none.
     pub(super) fn plain(&mut self, key: &str) -> Result<&'a str, Fault> {
         let raw = self.raw(key)?;
         match raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) {
