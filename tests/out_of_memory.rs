@@ -96,7 +96,7 @@ fn refused<S, T: PartialEq, L: PartialEq>(
     let answer = call(&mut twin).unwrap();
     let after = look(&mut twin);
     // The first ones are the most different; then every fourth, if all take too long.
-    let some = |failed: &usize| thorough::thorough() || *failed < 4 || failed % 4 == 0;
+    let some = |failed: &usize| thorough::thorough() || *failed < 4 || failed.is_multiple_of(4);
     for failed in (0..).filter(some) {
         let mut subject = make();
         UNTIL_ONE_FAILS.set(failed + 1);
