@@ -1,8 +1,9 @@
 //! Gradient accumulation over micro-batches.
 
-use crate::allocation::{collected, reserve};
+use crate::alias::{Pair, check_places, pair_name, refuse_pairs};
+use crate::allocation::collected;
 use crate::environment::with_default_environment;
-use crate::optimizer::{Span, find_alias};
+use crate::job::PAIRS;
 use crate::tensor::Location;
 use crate::{Device, Dtype, Error, Tensor, TensorMut};
 
@@ -44,11 +45,11 @@ pub fn accumulate(
     for (index, (sum, gradient)) in pairs.iter().enumerate() {
         if gradient.len != sum.len {
             let (expected, found) = (sum.len, gradient.len);
-            return Err(Error::Length { name: name(index), role: "gradient", expected, found });
+            return Err(Error::Length { name: pair_name(index), role: "gradient", expected, found });
         }
         if sum.dtype != Dtype::F32 {
             let found = sum.dtype.to_string();
-            return Err(Error::Dtype { name: name(index), role: "sum", expected: "f32", found });
+            return Err(Error::Dtype { name: pair_name(index), role: "sum", expected: "f32", found });
         }
     }
     match device {
@@ -60,7 +61,7 @@ pub fn accumulate(
                 len: sum.len,
                 gradient_dtype: gradient.dtype,
             };
-            refuse_aliases(&collected(pairs.iter().map(pair), PAIRS)?)?;
+            refuse_pairs(&collected(pairs.iter().map(pair), PAIRS)?)?;
             // SAFETY: checked just now; the pairs borrow their memory.
             with_default_environment(|| unsafe { crate::cpu::accumulate(pairs, first) })
         }
@@ -69,50 +70,4 @@ pub fn accumulate(
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(ordinal) => Err(crate::backend::no_cuda(ordinal)),
     }
-}
-
-pub(crate) fn check_places(pairs: &[(TensorMut<'_>, Tensor<'_>)], here: Location) -> Result<(), Error> {
-    for (index, (sum, gradient)) in pairs.iter().enumerate() {
-        sum.place.check(here, &name(index))?;
-        gradient.place.check(here, &name(index))?;
-    }
-    Ok(())
-}
-
-/// A pair by its addresses, on whichever device.
-pub(crate) struct Pair {
-    pub(crate) sum: usize,
-    pub(crate) gradient: usize,
-    pub(crate) len: usize,
-    pub(crate) gradient_dtype: Dtype,
-}
-
-/// No sum may share memory with another tensor; gradients may with each other.
-pub(crate) fn refuse_aliases(pairs: &[Pair]) -> Result<(), Error> {
-    let mut spans = Vec::new();
-    reserve(&mut spans, 2 * pairs.len(), PAIRS)?;
-    for (index, pair) in pairs.iter().enumerate().filter(|(_, pair)| pair.len > 0) {
-        let span = |start: usize, dtype: Dtype, written| Span {
-            start,
-            end: start + pair.len * dtype.size(),
-            parameter: index,
-            written,
-        };
-        spans.push(span(pair.sum, Dtype::F32, true));
-        spans.push(span(pair.gradient, pair.gradient_dtype, false));
-    }
-    let Some((victim, other)) = find_alias(&mut spans) else { return Ok(()) };
-    let role = if other.written { "the sum" } else { "the gradient" };
-    Err(Error::Aliased {
-        name: name(victim.parameter),
-        other: format!("{role} of {}", name(other.parameter)),
-    })
-}
-
-/// What an allocation is for, should it fail.
-pub(crate) const PAIRS: &str = "the table of pairs";
-
-/// These tensors have no names; errors call them by their place.
-fn name(index: usize) -> String {
-    format!("pair {index}")
 }

@@ -1,11 +1,13 @@
 //! The diagonal empirical Fisher information, and the natural-gradient step by it, for their own sake.
 
 use crate::algorithm::non_negative_f32;
+use crate::alias::{NAME, refuse_theta};
 use crate::allocation::{collected, filled};
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::environment::with_default_environment;
+use crate::job::{DIAGONAL, NaturalGradient};
 use crate::tensor::Location;
 use crate::{Device, Dtype, Error, Tensor, TensorMut};
 
@@ -179,7 +181,7 @@ fn checked_step(
             gradient.place.check(Location::Cpu, NAME)?;
             fisher.place.check(Location::Cpu, NAME)?;
             let at = |tensor: &Tensor<'_>| tensor.host().addr();
-            refuse_aliases(parameter.host().addr(), at(&gradient), at(&fisher), &gradient)?;
+            refuse_theta(parameter.host().addr(), at(&gradient), at(&fisher), &gradient)?;
             cpu::natural_gradient(parameter, gradient, fisher, &step);
             Ok(())
         }
@@ -189,39 +191,6 @@ fn checked_step(
         Device::Cuda(ordinal) => Err(crate::backend::no_cuda(ordinal)),
     }
 }
-
-/// The numbers of a natural-gradient step.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NaturalGradient {
-    pub(crate) neg_lr: f32,
-    pub(crate) damping: f32,
-    /// By √F̂.
-    pub(crate) root: bool,
-}
-
-/// θ, at these addresses, may share no memory with its gradient and its Fisher diagonal.
-pub(crate) fn refuse_aliases(
-    parameter: usize,
-    gradient: usize,
-    fisher: usize,
-    like: &Tensor<'_>,
-) -> Result<(), Error> {
-    let f32s = like.len * Dtype::F32.size();
-    let sides =
-        [(gradient, like.len * like.dtype.size(), "its gradient"), (fisher, f32s, "its Fisher diagonal")];
-    for (at, bytes, role) in sides {
-        if parameter < at + bytes && at < parameter + f32s {
-            return Err(Error::Aliased { name: NAME.into(), other: role.into() });
-        }
-    }
-    Ok(())
-}
-
-/// What an allocation is for, should it fail.
-pub(crate) const DIAGONAL: &str = "the Fisher diagonal";
-
-/// These functions know no names; errors call their parameter θ.
-pub(crate) const NAME: &str = "θ";
 
 fn length(role: &'static str, expected: usize, found: usize) -> Error {
     Error::Length { name: NAME.into(), role, expected, found }

@@ -186,6 +186,7 @@ compile_error!("fadam needs a 64-bit target: tensors and files may have more tha
 
 mod accumulate;
 mod algorithm;
+mod alias;
 mod allocation;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // half of it is for a GPU alone
@@ -199,6 +200,7 @@ pub mod cuda;
 mod environment;
 mod error;
 mod fisher;
+mod job;
 mod loss_scale;
 mod loss_scaler;
 mod norm;
@@ -206,9 +208,12 @@ pub mod numerics;
 mod optimizer;
 mod report;
 mod schedule;
+mod settings;
+mod slot;
 mod state;
 mod storage;
 mod tensor;
+mod update;
 
 pub use accumulate::accumulate;
 pub use algorithm::{Adam, Algorithm, Decay, FAdam, FisherAdam};
@@ -219,9 +224,11 @@ pub use fisher::{EmpiricalFisher, FisherPower, natural_gradient_step};
 pub use loss_scale::LossScale;
 pub use loss_scaler::LossScaler;
 pub use norm::global_norm;
-pub use optimizer::{Builder, Group, GroupId, NonFinite, Optimizer, ParameterId, State, Update};
+pub use optimizer::{Builder, Optimizer};
 pub use report::{Coordinates, Norms, Report};
 pub use schedule::Schedule;
+pub use settings::{Group, NonFinite};
 pub use state::Loaded;
 pub use storage::{Master, Rounding, join};
 pub use tensor::{Dtype, Element, Tensor, TensorMut};
+pub use update::{GroupId, ParameterId, State, Update};

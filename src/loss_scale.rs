@@ -84,8 +84,9 @@ impl LossScale {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Backend, Counters, Target};
-    use crate::optimizer::Policy;
+    use crate::backend::{Backend, Target};
+    use crate::job::Counters;
+    use crate::settings::Policy;
     use crate::{Adam, Algorithm, Device, Group, NonFinite, Optimizer, Schedule};
 
     /// On the CPU, and on a GPU where there is one.

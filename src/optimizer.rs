@@ -1,146 +1,20 @@
 //! Parameters, groups, the step and its report: what holds on every device.
 
 use crate::algorithm::{Hyper, check, positive};
+use crate::alias::{Span, find_alias};
 use crate::allocation::{collected, refused, reserve};
-use crate::backend::{Address, Backend, Counters, Failure, Job, NotFinite, Target};
+use crate::backend::{Backend, Target};
 use crate::environment::with_default_environment;
+use crate::job::{Address, Counters, Failure, Job, NotFinite};
+use crate::settings::{Group, NonFinite, Policy};
 use crate::storage::Storage;
+use crate::update::{GroupId, ParameterId, State, Update};
 use crate::{
     Algorithm, Device, Dtype, Error, LossScale, LossScaler, Master, Norms, Report, Rounding, Schedule, Simd,
-    Tensor, TensorMut,
 };
 use std::collections::HashMap;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// What a step does with a gradient that is infinite or NaN, or whose squares overflow f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NonFinite {
-    /// Nothing changes anywhere, the step counts included, and the report says so. The default. The check reads the
-    /// gradients once more (4 bytes a parameter), unless clipping reads them anyway.
-    #[default]
-    Skip,
-    /// As `Skip`, and [`Error::NonFinite`]: from `step` itself on the CPU; on a GPU from the next `report`, `synchronize` or
-    /// `step` that finds it (`step` without waiting, so perhaps some steps later, and not once a step was captured).
-    Error,
-    /// No check: IEEE arithmetic carries NaN and ∞ into parameters and moments.
-    Propagate,
-}
-
-/// Hyper-parameters that a group of parameters has for its own; `None` takes the optimizer's. Everything else belongs
-/// to the optimizer.
-///
-/// ```
-/// use fadam::{Adam, Dtype, Group, Optimizer};
-/// let mut optimizer = Optimizer::new(Adam::adamw())?;
-/// let no_decay = optimizer.add_group(Group { weight_decay: Some(0.0), ..Group::default() })?;
-/// let bias = optimizer.register_in(no_decay, "bias", 768, Dtype::F32)?;
-/// # Ok::<(), fadam::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Group {
-    /// Learning rate η.
-    pub lr: Option<f64>,
-    /// (β1, β2).
-    pub betas: Option<(f64, f64)>,
-    /// ε (FAdam: ε0).
-    pub eps: Option<f64>,
-    /// λ.
-    pub weight_decay: Option<f64>,
-}
-
-/// A parameter of one optimizer, as [`Optimizer::register`] returned it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ParameterId {
-    owner: usize,
-    index: usize,
-}
-
-/// A group of one optimizer, as [`Optimizer::add_group`] returned it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GroupId {
-    owner: usize,
-    index: usize,
-}
-
-/// One parameter's part in a step: the tensor to update and its gradient.
-///
-/// ```
-/// use fadam::{FAdam, Optimizer, Update};
-/// let mut optimizer = Optimizer::new(FAdam::default())?;
-/// let w = optimizer.register("w", 3)?;
-/// let (mut weight, gradient) = (vec![0.0_f32; 3], vec![1.0_f32; 3]);
-/// optimizer.step(&mut [Update::new(w, &mut weight, &gradient)])?;
-/// # Ok::<(), fadam::Error>(())
-/// ```
-#[derive(Debug)]
-pub struct Update<'a> {
-    id: ParameterId,
-    pub(crate) parameter: TensorMut<'a>,
-    pub(crate) gradient: Tensor<'a>,
-}
-
-impl<'a> Update<'a> {
-    /// Joins a registered parameter's memory with its gradient. Nothing is checked before
-    /// [`step`](Optimizer::step).
-    pub fn new(
-        id: ParameterId,
-        parameter: impl Into<TensorMut<'a>>,
-        gradient: impl Into<Tensor<'a>>,
-    ) -> Self {
-        Self { id, parameter: parameter.into(), gradient: gradient.into() }
-    }
-}
-
-/// The optimizer's memory of one parameter, copied out.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct State {
-    /// How many steps the parameter took part in.
-    pub step: u64,
-    /// m, the first moment; bf16 moments are widened, here and below.
-    pub exp_avg: Vec<f32>,
-    /// v of Adam, s of FAdam, the Fisher diagonal f of FisherAdam.
-    pub exp_avg_sq: Vec<f32>,
-    /// The largest v so far, with amsgrad.
-    pub max_exp_avg_sq: Option<Vec<f32>>,
-    /// θ in f32, of a bf16 parameter with [`Master::F32`]. `None`, as the two below, where it begins with the parameter's
-    /// value in the next step.
-    pub master: Option<Vec<f32>>,
-    /// With [`Master::Remainder`], what [`join`](crate::join) makes θ of, together with the bf16 value.
-    pub remainder: Option<Vec<i16>>,
-    /// The exponential moving average of θ, with [`Builder::ema`].
-    pub ema: Option<Vec<f32>>,
-}
-
-/// What goes for a whole step, whichever the parameter.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Policy {
-    pub(crate) max_grad_norm: Option<f64>,
-    pub(crate) grad_scale: f64,
-    /// Of a [`LossScaler`], as it was at the last step; else 1.
-    pub(crate) shared_scale: f64,
-    pub(crate) non_finite: NonFinite,
-    pub(crate) norms: bool,
-    /// κ of FAdam.
-    pub(crate) kappa: Option<f64>,
-    /// FAdam applies Δ before its norm is known.
-    pub(crate) speculate: bool,
-    pub(crate) schedule: Option<Schedule>,
-    pub(crate) loss_scale: Option<LossScale>,
-}
-
-impl Policy {
-    /// What the gradients were multiplied by, apart from a loss scale that the device keeps.
-    pub(crate) fn fixed_scale(&self) -> f64 {
-        self.grad_scale * self.shared_scale
-    }
-
-    /// Whether a pass over the gradients goes before the step.
-    pub(crate) fn reads_gradients(&self) -> bool {
-        self.max_grad_norm.is_some() || self.non_finite != NonFinite::Propagate
-    }
-}
 
 /// An optimizer in the making: the algorithm, and what goes around it.
 ///
@@ -387,36 +261,6 @@ pub(crate) struct Parameter {
 
 /// What an allocation is for, should it fail.
 const GROUPS: &str = "groups of parameters";
-
-/// A stretch of memory that a step touches, for the alias check.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    pub(crate) parameter: usize,
-    pub(crate) written: bool,
-}
-
-/// A span that is written, and another one that overlaps it.
-pub(crate) fn find_alias(spans: &mut [Span]) -> Option<(Span, Span)> {
-    spans.sort_unstable_by_key(|span| span.start);
-    // The span that reaches furthest so far, among all and among the written ones.
-    let (mut any, mut written): (Option<Span>, Option<Span>) = (None, None);
-    for &span in &*spans {
-        let before = if span.written { any } else { written };
-        if let Some(before) = before.filter(|before| before.end > span.start) {
-            return Some(if span.written { (span, before) } else { (before, span) });
-        }
-        let further = |best: Option<Span>| best.is_none_or(|best| span.end > best.end);
-        if further(any) {
-            any = Some(span);
-        }
-        if span.written && further(written) {
-            written = Some(span);
-        }
-    }
-    None
-}
 
 /// A fused optimizer: it owns the moments, and steps over tensors that it borrows.
 ///

@@ -8,9 +8,8 @@ pub use adam::{Adam, Decay};
 pub use fadam::FAdam;
 pub use fisher_adam::FisherAdam;
 
+use crate::Error;
 use crate::args::{self, AdamHyper, FAdamHyper, FisherAdamHyper, Moments, Progress};
-use crate::environment::with_default_environment;
-use crate::{Error, Group};
 
 /// Any of the three optimizers: what [`Optimizer::builder`](crate::Optimizer::builder) takes, and what an application
 /// holds that lets its user choose.
@@ -74,24 +73,6 @@ impl Algorithm {
             Self::FisherAdam(a) => a.lr = lr,
         }
         self
-    }
-
-    /// The algorithm as one group sees it, checked.
-    pub(crate) fn resolve(mut self, group: &Group) -> Result<Hyper, Error> {
-        let (lr, betas, eps, weight_decay) = match &mut self {
-            Self::Adam(a) => (&mut a.lr, &mut a.betas, &mut a.eps, &mut a.weight_decay),
-            Self::FAdam(a) => (&mut a.lr, &mut a.betas, &mut a.eps0, &mut a.weight_decay),
-            Self::FisherAdam(a) => (&mut a.lr, &mut a.betas, &mut a.eps, &mut a.weight_decay),
-        };
-        *lr = group.lr.unwrap_or(*lr);
-        *betas = group.betas.unwrap_or(*betas);
-        *eps = group.eps.unwrap_or(*eps);
-        *weight_decay = group.weight_decay.unwrap_or(*weight_decay);
-        with_default_environment(|| match self {
-            Self::Adam(a) => a.hyper().map(Hyper::Adam),
-            Self::FAdam(a) => a.hyper().map(Hyper::FAdam),
-            Self::FisherAdam(a) => a.hyper().map(Hyper::FisherAdam),
-        })
     }
 }
 

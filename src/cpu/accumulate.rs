@@ -4,8 +4,8 @@ use super::kernel::{At, Chunk, Counter, Gradient, Kernel, Moments, Use};
 use super::simd::{Isa, Simd, Vector};
 use super::step::{Task, run_all};
 use super::sweep::Chunked;
-use crate::accumulate::PAIRS;
 use crate::allocation::collected;
+use crate::job::PAIRS;
 use crate::{Error, Tensor, TensorMut};
 
 /// sum ← sum + g, or with FIRST sum ← g.

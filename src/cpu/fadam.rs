@@ -9,7 +9,7 @@ use crate::algorithm;
 use crate::args::{
     FADAM_DECAY_CAP, FADAM_NEAR_EPS, FADAM_WEIGHT_DECAY, FAdamScalars, FAdamStep, FAdamThresholds,
 };
-use crate::optimizer::Policy;
+use crate::settings::Policy;
 
 /// `fadam_moments`, steps 1 to 3: the effective gradient, and the new moments as they will be stored.
 ///

@@ -3,7 +3,7 @@
 use super::kernel::{Bf16, F32, Gradient};
 use super::simd::{Isa, Program, Scalar, Simd, Vector};
 use super::sweep::sweep_array;
-use crate::fisher::NaturalGradient;
+use crate::job::NaturalGradient;
 use crate::{Dtype, Tensor, TensorMut};
 use half::bf16;
 use std::marker::PhantomData;

@@ -26,7 +26,7 @@ pub(crate) use step::sum_of_squares;
 
 use crate::allocation::{collected, reserve};
 use crate::args::{FADAM_CHUNK, Progress};
-use crate::backend::{Counters, STATE};
+use crate::job::{Counters, STATE};
 use crate::storage::Storage;
 use crate::{Dtype, Error, Master, Norms, Report, State};
 use half::bf16;

@@ -4,7 +4,7 @@ use super::memory::Buffer;
 use super::{Cpu, Parameter};
 use crate::Master;
 use crate::args::Progress;
-use crate::state::{Slot, Stored};
+use crate::slot::{Slot, Stored};
 
 impl Parameter {
     fn slot(&mut self, slot: Slot) -> Option<&mut Buffer> {

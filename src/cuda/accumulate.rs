@@ -4,11 +4,12 @@ use super::buffer::{Buffer, refuse_capture};
 use super::module::{Module, Source};
 use super::step::Sweep;
 use super::table::flags;
-use super::{ContextId, Guards, driver_error, open};
-use crate::accumulate::{PAIRS, Pair, check_places, refuse_aliases};
+use super::{Guards, driver_error, open};
+use crate::alias::{Pair, check_places, refuse_pairs};
 use crate::allocation::{collected, reserve};
 use crate::args::{FADAM_CHUNK, StepArgs, Task};
-use crate::tensor::{Location, Place};
+use crate::job::PAIRS;
+use crate::tensor::{ContextId, Location, Place};
 use crate::{Dtype, Error, Tensor, TensorMut};
 
 /// On the first sum's stream, or on another that has one; lengths and types checked by the caller. Not waited for.
@@ -44,7 +45,7 @@ pub(crate) fn accumulate(
         });
     }
     guards.check(&stream)?;
-    refuse_aliases(&found)?;
+    refuse_pairs(&found)?;
     let mut chunks = 0;
     let task = |pair: &Pair| {
         let (parameter, gradient, len) = (pair.sum as u64, pair.gradient as u64, pair.len as u64);

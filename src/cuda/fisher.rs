@@ -3,11 +3,12 @@
 use super::buffer::Buffer;
 use super::module::{Module, Source as Kernels};
 use super::step::Sweep;
-use super::{ContextId, Guards, driver_error, open};
+use super::{Guards, driver_error, open};
+use crate::alias::{NAME, refuse_theta};
 use crate::allocation::filled;
 use crate::args::{FADAM_WARP, FisherArgs};
-use crate::fisher::{DIAGONAL, NAME, NaturalGradient, refuse_aliases};
-use crate::tensor::{Location, Place};
+use crate::job::{DIAGONAL, NaturalGradient};
+use crate::tensor::{ContextId, Location, Place};
 use crate::{Dtype, Error, Tensor, TensorMut};
 use cudarc::driver::CudaStream;
 use std::sync::Arc;
@@ -89,7 +90,7 @@ pub(crate) fn natural_gradient(
     let theta = guards.write(target, &stream)?;
     let (g, f) = (guards.read(source, &stream)?, guards.read(diagonal, &stream)?);
     guards.check(&stream)?;
-    refuse_aliases(theta as usize, g as usize, f as usize, &gradient)?;
+    refuse_theta(theta as usize, g as usize, f as usize, &gradient)?;
     let args = FisherArgs {
         parameter: theta,
         gradient: g,

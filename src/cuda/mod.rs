@@ -42,14 +42,15 @@ pub(crate) use fisher::{FisherSum, natural_gradient};
 pub use load::compile;
 pub(crate) use norm::global_norm;
 pub(crate) use probe::{Unusable, driver};
-pub(crate) use tensor::{ContextId, Guards, Source, Target, borrow};
+pub(crate) use tensor::{Guards, borrow};
 
 use crate::algorithm::Hyper;
 use crate::allocation::{collected, filled, reserve};
 use crate::args::{Control, Record, Settings, StepArgs, Task};
-use crate::backend::{Counters, Failure, Job, NotFinite, STATE};
-use crate::optimizer::{Group, Policy};
+use crate::job::{Counters, Failure, Job, NotFinite, STATE};
+use crate::settings::{Group, Policy};
 use crate::storage::Storage;
+use crate::tensor::ContextId;
 use crate::{Algorithm, Dtype, Error, Master, NonFinite, Norms, Report, Rounding, State};
 use buffer::{Buffer, Mirror, capturing, refuse_capture};
 use cudarc::driver::sys::{CUresult, CUstream, CUstreamCaptureStatus};

@@ -4,10 +4,10 @@ use super::buffer::refuse_capture;
 use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
 use super::table::{TABLES, Tables, flags};
-use super::{ContextId, Guards, driver_error, open, settle};
+use super::{Guards, driver_error, open, settle};
 use crate::allocation::reserve;
 use crate::args::{Control, FADAM_CHUNK, Settings, Task};
-use crate::tensor::{Location, Place};
+use crate::tensor::{ContextId, Location, Place};
 use crate::{Dtype, Error, Tensor};
 use cudarc::driver::CudaStream;
 

@@ -3,7 +3,7 @@
 use super::Cuda;
 use super::buffer::Buffer;
 use crate::args::{Progress, Record};
-use crate::state::{Slot, Stored};
+use crate::slot::{Slot, Stored};
 use crate::{Error, Master};
 
 impl Cuda {

@@ -3,8 +3,8 @@
 use super::driver_error;
 use super::module::{Kept, Module, Source};
 use crate::args::{FADAM_FINALIZE_THREADS, FADAM_SWEEP_THREADS, FADAM_WARP, StepArgs};
-use crate::backend::Failure;
-use crate::optimizer::Policy;
+use crate::job::Failure;
+use crate::settings::Policy;
 use crate::{Algorithm, Error};
 use cudarc::driver::sys::CUdevice_attribute;
 use cudarc::driver::{

@@ -8,7 +8,7 @@ use super::{FORMAT, VERSION, checksum};
 use crate::algorithm::Hyper;
 use crate::allocation::{collected, filled};
 use crate::args::Progress;
-use crate::backend::Counters;
+use crate::job::Counters;
 use crate::optimizer::Parameter;
 use crate::{Algorithm, Decay, Error, NonFinite, Optimizer};
 use serde::Serialize;

@@ -7,7 +7,7 @@ use super::{FORMAT, VERSION, checksum};
 use crate::LossScale;
 use crate::allocation::reserve;
 use crate::args::Progress;
-use crate::backend::Counters;
+use crate::job::Counters;
 
 pub(super) struct Parameter {
     pub(super) name: String,

@@ -19,14 +19,12 @@ mod load;
 mod manifest;
 mod read;
 mod save;
-mod slot;
 mod torch;
 mod values;
 mod write;
 
-pub(crate) use slot::{Slot, Stored};
-
 use crate::environment::with_default_environment;
+use crate::slot::Slot;
 use crate::{Error, Optimizer};
 use fault::Fault;
 use std::io::{Read, Seek};

@@ -7,12 +7,12 @@
 use super::PIECE;
 use super::fault::{Fault, io, shown, wrong};
 use super::header::{Header, Tensor};
-use super::slot::{Slot, Stored};
 use super::values;
 use crate::Optimizer;
 use crate::allocation::{filled, reserve};
 use crate::args::Progress;
-use crate::backend::Counters;
+use crate::job::Counters;
+use crate::slot::{Slot, Stored};
 use crc32fast::Hasher;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! A tensor's bytes as numbers.
 
 use super::fault::{Fault, shown, wrong};
-use super::slot::Slot;
+use crate::slot::Slot;
 use half::{bf16, f16};
 
 /// An exact f32 of each element of a type of floats; `None` for other types.

@@ -2,8 +2,8 @@
 
 use super::PIECE;
 use super::fault::{Fault, io};
-use super::slot::{Slot, Stored};
 use crate::allocation::{filled, reserve};
+use crate::slot::{Slot, Stored};
 use crate::{Error, Optimizer};
 use crc32fast::Hasher;
 use std::io::Write;

@@ -1,8 +1,11 @@
 //! Borrowed views of the caller's memory: where it is, how long, of which type. No arithmetic.
 
-use crate::Error;
 #[cfg(feature = "cuda")]
-use crate::cuda::{ContextId, Source, Target};
+mod cuda;
+
+use crate::error::Error;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::{ContextId, Source, Target};
 use half::bf16;
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,6 +1,6 @@
 //! What a device keeps of each parameter for a file of state.
 
-use crate::Dtype;
+use crate::tensor::Dtype;
 
 /// A tensor that an optimizer may keep of each parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
