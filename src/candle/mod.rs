@@ -70,7 +70,7 @@ mod step;
 
 use crate::allocation::{collected, reserve};
 #[cfg(feature = "candle-cuda")]
-use crate::cuda::ContextId;
+use crate::tensor::ContextId;
 use crate::tensor::Location;
 use crate::{Algorithm, Builder, Dtype, Error, ParameterId, Report, Update};
 use candle_core::backprop::GradStore;

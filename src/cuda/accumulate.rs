@@ -1,10 +1,11 @@
 //! Gradient accumulation, outside an optimizer.
 
-use super::buffer::{Buffer, refuse_capture};
+use super::buffer::Buffer;
+use super::context::{driver_error, open, refuse_capture};
 use super::module::{Module, Source};
 use super::step::Sweep;
 use super::table::flags;
-use super::{Guards, driver_error, open};
+use super::tensor::Guards;
 use crate::alias::{Pair, check_places, refuse_pairs};
 use crate::allocation::{collected, reserve};
 use crate::args::{FADAM_CHUNK, StepArgs, Task};

@@ -1,35 +1,12 @@
 //! Device memory and pinned memory that an optimizer owns. All of it is used on the optimizer's stream alone, which
 //! orders it; no events are needed.
 
-use super::{bind, driver_error};
+use super::context::{bind, driver_error, refuse_capture, refused};
 use crate::{Error, args};
 use cudarc::driver::result;
-use cudarc::driver::sys::{CUresult, CUstreamCaptureStatus};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
-
-/// Whether the stream is recording a graph.
-pub(super) fn capturing(stream: &CudaStream) -> Result<bool, Error> {
-    let status = stream.capture_status().map_err(driver_error("asking whether a graph is captured"))?;
-    Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
-}
-
-/// What a graph must not record: it would replay with memory of the host that is long gone.
-pub(super) fn refuse_capture(stream: &CudaStream) -> Result<(), Error> {
-    if capturing(stream)? {
-        return Err(Error::Capture { reason: "only a step can be; do this before the capture, or after it" });
-    }
-    Ok(())
-}
-
-/// The error of a call that allocates, of which the driver says so when there is no memory.
-pub(super) fn refused(doing: &'static str, name: &str, bytes: usize) -> impl Fn(DriverError) -> Error {
-    move |error| match error.0 {
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { name: name.into(), bytes },
-        _ => driver_error(doing)(error),
-    }
-}
 
 /// Bytes of device memory.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! What `doctor` tells of this machine's GPUs.
 
+use super::context::{driver_error, open};
 use super::module::{Kept, Module, Source};
-use super::nvrtc::Nvrtc;
-use super::{driver, driver_error, open};
+use super::nvrtc::{Nvrtc, Output};
+use super::probe::driver;
 use crate::Error;
 use cudarc::driver::CudaContext;
 use cudarc::driver::sys::CUfunction_attribute as Attribute;
@@ -132,4 +133,11 @@ pub fn kernels(ordinal: usize) -> Result<Vec<KernelInfo>, Error> {
         }
     }
     Ok(kernels)
+}
+
+/// Whether kernels can be compiled and run on this device: asked by [`crate::Device::best`].
+pub(crate) fn check_usable(ordinal: usize) -> Result<(), Error> {
+    let (major, minor) =
+        open(ordinal)?.compute_capability().map_err(driver_error("asking for the device's architecture"))?;
+    Nvrtc::get()?.architecture(10 * major + minor, Output::Ptx).map(|_| ())
 }

@@ -1,9 +1,10 @@
 //! The diagonal empirical Fisher and the natural-gradient step.
 
 use super::buffer::Buffer;
+use super::context::{driver_error, open};
 use super::module::{Module, Source as Kernels};
 use super::step::Sweep;
-use super::{Guards, driver_error, open};
+use super::tensor::Guards;
 use crate::alias::{NAME, refuse_theta};
 use crate::allocation::filled;
 use crate::args::{FADAM_WARP, FisherArgs};

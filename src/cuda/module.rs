@@ -1,6 +1,6 @@
 //! From kernel sources to functions on a device: compiled once a process and architecture, loaded once a context.
 
-use super::driver_error;
+use super::context::driver_error;
 use super::nvrtc::{Nvrtc, Output};
 use crate::Error;
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule};

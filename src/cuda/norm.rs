@@ -1,10 +1,10 @@
 //! The global norm on its own.
 
-use super::buffer::refuse_capture;
+use super::context::{driver_error, open, refuse_capture, settle};
 use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
 use super::table::{TABLES, Tables, flags};
-use super::{Guards, driver_error, open, settle};
+use super::tensor::Guards;
 use crate::allocation::reserve;
 use crate::args::{Control, FADAM_CHUNK, Settings, Task};
 use crate::tensor::{ContextId, Location, Place};

@@ -1,7 +1,7 @@
 //! What a file of state asks of a GPU. Each copy is waited for, and ordered with the steps by their stream.
 
-use super::Cuda;
 use super::buffer::Buffer;
+use super::optimizer::Cuda;
 use crate::args::{Progress, Record};
 use crate::slot::{Slot, Stored};
 use crate::{Error, Master};

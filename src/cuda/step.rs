@@ -1,6 +1,6 @@
 //! The kernels of a step, and the order in which they are launched.
 
-use super::driver_error;
+use super::context::driver_error;
 use super::module::{Kept, Module, Source};
 use crate::args::{FADAM_FINALIZE_THREADS, FADAM_SWEEP_THREADS, FADAM_WARP, StepArgs};
 use crate::job::Failure;

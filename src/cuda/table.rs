@@ -1,8 +1,8 @@
 //! What the kernels of a step read besides tensors: the table of tasks, the settings, scratch for sums, the control block.
 //! Uploaded when it changes, and then in the stream's order.
 
-use super::buffer::{Buffer, Plain, Stage, refused};
-use super::driver_error;
+use super::buffer::{Buffer, Plain, Stage};
+use super::context::{driver_error, refused};
 use crate::algorithm::Hyper;
 use crate::allocation::{collected, reserve};
 use crate::args::{

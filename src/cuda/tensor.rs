@@ -1,7 +1,6 @@
 //! Whose turn it is: a step waits for the last uses of its tensors, and their next uses wait for it.
 
-use super::buffer::capturing;
-use super::driver_error;
+use super::context::{capturing, driver_error};
 use crate::allocation::reserve;
 use crate::error::Error;
 use crate::tensor::{Place, Source, Target};
