@@ -1,6 +1,7 @@
 //! `accumulate`: kernels/accumulate.cu, in one sweep over all tensors.
 
-use super::kernel::{At, Chunk, Counter, Gradient, Kernel, Moments, Use};
+use super::chunk::Chunk;
+use super::kernel::{At, Counter, Gradient, Kernel, Moments, Use};
 use super::simd::{Isa, Simd, Vector};
 use super::step::{Task, run_all};
 use super::sweep::Chunked;

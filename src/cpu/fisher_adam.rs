@@ -1,12 +1,13 @@
 //! `fisher_adam`: kernels/fisher_adam.cuh, line by line; a sweep whose sums decide the clipping, and one that applies.
 
 use super::Cpu;
-use super::kernel::{At, Counter, Gradient, Kernel, Moments, Use, run};
+use super::kernel::{At, Counter, Gradient, Kernel, Moments, Use};
 use super::moments::{Ema, exp_avg, exp_avg_sq};
 use super::norm::fold_partials;
 use super::simd::{Isa, Simd, Vector, pow};
 use super::step::{Slots, Step, Task, elements, fold, run_all};
 use super::sweep::{Chunked, sweep};
+use super::walk::run;
 use crate::args::{
     FADAM_RHO, FADAM_WEIGHT_DECAY, FisherAdamClip, FisherAdamDamping, FisherAdamHyper, FisherAdamStep,
     Progress,

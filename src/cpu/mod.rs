@@ -5,6 +5,7 @@
 
 mod accumulate;
 mod adam;
+mod chunk;
 mod fadam;
 mod fisher;
 mod fisher_adam;
@@ -12,12 +13,14 @@ mod kernel;
 mod memory;
 mod moments;
 mod norm;
+mod random;
 mod simd;
 mod stage;
 mod state;
 mod step;
 mod sweep;
 mod team;
+mod walk;
 
 pub(crate) use accumulate::accumulate;
 pub(crate) use fisher::{fisher_accumulate, natural_gradient};

@@ -1,12 +1,14 @@
 //! One step on the CPU: which sweeps run, and what is decided between them.
 
+use super::chunk::{self, Chunk};
 use super::fisher_adam::FisherAdam;
-use super::kernel::{self, Chunk, Counts, Found, Kernel, Sums, run};
+use super::kernel::{Counts, Found, Kernel, Sums};
 use super::memory::Buffer;
 use super::moments::Ema;
 use super::norm::{NormPartial, fold_partials};
-use super::stage::Random;
+use super::random::Random;
 use super::sweep::{Chunked, sweep};
+use super::walk::run;
 use super::{CHUNK, Cpu, Parameter, Partials, Simd};
 use crate::algorithm::Hyper;
 use crate::allocation::{collected, filled};
@@ -248,13 +250,13 @@ impl Cpu {
             end += job.len.div_ceil(CHUNK);
             let starts = progress.start == 0;
             let parameter = match dtype {
-                Dtype::F32 => kernel::Parameter::F32(job.parameter.0.cast()),
-                Dtype::Bf16 => kernel::Parameter::Bf16 {
+                Dtype::F32 => chunk::Parameter::F32(job.parameter.0.cast()),
+                Dtype::Bf16 => chunk::Parameter::Bf16 {
                     value: job.parameter.0.cast(),
                     master: match (storage.master, master) {
-                        (Master::F32, Some(master)) => kernel::Master::F32(master.as_mut_ptr()),
-                        (Master::Remainder, Some(rest)) => kernel::Master::Remainder(rest.as_mut_ptr()),
-                        _ => kernel::Master::None,
+                        (Master::F32, Some(master)) => chunk::Master::F32(master.as_mut_ptr()),
+                        (Master::Remainder, Some(rest)) => chunk::Master::Remainder(rest.as_mut_ptr()),
+                        _ => chunk::Master::None,
                     },
                     has_master: !starts,
                 },
@@ -287,7 +289,7 @@ impl Cpu {
     /// Between the sweeps of a step: the first one has written the masters.
     pub(super) fn masters_have_begun(&mut self) {
         for task in &mut self.tasks {
-            if let kernel::Parameter::Bf16 { has_master, .. } = &mut task.tensor.parameter {
+            if let chunk::Parameter::Bf16 { has_master, .. } = &mut task.tensor.parameter {
                 *has_master = true;
             }
         }
