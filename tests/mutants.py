@@ -37,8 +37,11 @@ LIMIT = 600  # seconds; a mutant that hangs is noticed too
 
 MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "adam", "fadam", "fisher_adam"))
 SCALARS, ADAM_S, FADAM_S, FISHER_S = (f"src/algorithm/{name}.rs" for name in ("mod", "adam", "fadam", "fisher_adam"))
-STEP, NORM, SIMD, KERNEL, OPTIMIZER = (
-    "src/cpu/step.rs", "src/cpu/norm.rs", "src/cpu/simd/mod.rs", "src/cpu/kernel.rs", "src/optimizer.rs")
+STEP, NORM, SIMD, OPTIMIZER = (
+    "src/cpu/step.rs", "src/cpu/norm.rs", "src/cpu/simd/mod.rs", "src/optimizer.rs")
+CHUNK, WALK, RANDOM, ALIAS, SETTINGS, CONTEXT, DEVICE_TENSOR = (
+    "src/cpu/chunk.rs", "src/cpu/walk.rs", "src/cpu/random.rs", "src/alias.rs", "src/settings.rs", "src/cuda/context.rs",
+    "src/tensor/cuda.rs")
 CPU, STAGE, STORAGE, SCALAR, AVX2 = (
     "src/cpu/mod.rs", "src/cpu/stage.rs", "src/storage.rs", "src/cpu/simd/scalar.rs", "src/cpu/simd/avx2.rs")
 SCHEDULE, LOSS_SCALE, SUM, ACCUMULATE = (
@@ -66,7 +69,7 @@ MUTANTS = [
      "(shared.stepped, shared.overflowed) = (false, overflowed)"),
     ("loss scaler: adapts without a step", LOSS_SCALER, "if shared.stepped {", "if true {"),
     ("loss scaler: not restored", LOSS_SCALER, "(shared.scale, shared.good_steps) = (scale, good_steps);", "let _ = (&mut shared, scale, good_steps);"),
-    ("loss scaler: no divisor", OPTIMIZER, "self.grad_scale * self.shared_scale", "self.grad_scale"),
+    ("loss scaler: no divisor", SETTINGS, "self.grad_scale * self.shared_scale", "self.grad_scale"),
     # The moments and the direction
     ("M1  m of the old value", MOMENTS, "mix.mul_add(g - m, m)", "mix.mul_add(g, m)"),
     ("M1' sign", MOMENTS, "mix.mul_add(m - g, g)", "mix.mul_add(g - m, g)"),
@@ -132,7 +135,7 @@ MUTANTS = [
     ("coordinates: on the limit", FADAM, "[a, b, c, d, e, f, g]", "[a, b, c, d, e.next_down(), f.next_down(), g.next_down()]"),
     ("coordinates: limit from below", FADAM, "counts[i].count_less(thresholds[i], q)", "counts[i].count_less(q, thresholds[i])"),
     ("coordinates: padding counts", FADAM, "count(step, place, &mut counter);", "let _ = (place, &mut counter);"),
-    ("coordinates: padding of one", KERNEL, "- padding * *into", "- padding.min(1) * *into"),
+    ("coordinates: padding of one", WALK, "- padding * *into", "- padding.min(1) * *into"),
     ("coordinates: not in the second sweep", FADAM, "[false, false, NORMS];\n    const COUNTS: bool = NORMS;",
      "[false, false, NORMS];\n    const COUNTS: bool = false;"),
     ("coordinates: twice eps", FADAM_S, "[2.0, 10.0, 100.0, 1000.0]", "[1.5, 10.0, 100.0, 1000.0]"),
@@ -184,8 +187,8 @@ MUTANTS = [
     ("form of m always about the new", SCALARS, "if beta1 < 0.5 {", "if beta1 < 1.0 {"),
     ("form of v always about the new", SCALARS, "if beta2 < 0.5 {", "if beta2 < 1.0 {"),
     ("bound of the update", SCALARS, "beta1 * beta1 < beta2", "beta1 * beta1 <= beta2"),
-    ("group's betas ignored", SCALARS, "*betas = group.betas.unwrap_or(*betas);", "let _ = betas;"),
-    ("group's epsilon ignored", SCALARS, "*eps = group.eps.unwrap_or(*eps);", "let _ = eps;"),
+    ("group's betas ignored", SETTINGS, "*betas = group.betas.unwrap_or(*betas);", "let _ = betas;"),
+    ("group's epsilon ignored", SETTINGS, "*eps = group.eps.unwrap_or(*eps);", "let _ = eps;"),
     ("maximize ignored", ADAM_S, "{ -1.0 } else { 1.0 }", "{ 1.0 } else { 1.0 }"),
     ("adam ascends", ADAM_S, "neg_lr: -self.lr as f32", "neg_lr: self.lr as f32"),
     ("eps_t frozen", FADAM_S, "self.eps_decay * progress.step as f64", "self.eps_decay"),
@@ -217,7 +220,7 @@ MUTANTS = [
     ("skip counts as a step", STEP, "self.report.skipped = true;",
      "self.report.skipped = true; for t in &self.tasks { self.parameters[t.index].progress.step += 1; }"),
     ("steps not counted", STEP, "self.parameters[task.index].progress = task.progress;", ""),
-    ("last chunk is whole", KERNEL, "len: (self.len - start).min(len),", "len: (self.len - start).min(len) / 2 * 2,"),
+    ("last chunk is whole", CHUNK, "len: (self.len - start).min(len),", "len: (self.len - start).min(len) / 2 * 2,"),
     ("kappa of the form", OPTIMIZER, "kappa >= most", "kappa > most"),
     ("form without the groups", OPTIMIZER, "exact && self.groups.iter().all(|(_, hyper)| hyper.bounds_update())",
      "exact && self.groups[0].1.bounds_update()"),
@@ -244,11 +247,11 @@ MUTANTS = [
     ("refuse: lengths", OPTIMIZER, "if found != *len {", "if found < *len {"),
     ("refuse: types", OPTIMIZER, "if parameter.dtype != *dtype {", "if parameter.dtype == *dtype {"),
     ("refuse: repeated", OPTIMIZER, "|pair| pair[0].index == pair[1].index", "|pair| pair[0].index > pair[1].index"),
-    ("refuse: neighbours", OPTIMIZER, "before.end > span.start", "before.end >= span.start"),
-    ("refuse: overlap by one", OPTIMIZER, "before.end > span.start", "before.end > span.start + 4"),
-    ("refuse: gradients before", OPTIMIZER, "if span.written { any } else { written }", "written"),
-    ("refuse: gradients among them", OPTIMIZER, "if span.written { any } else { written }", "any"),
-    ("refuse: long spans", OPTIMIZER, "span.end > best.end", "span.end > 0"),
+    ("refuse: neighbours", ALIAS, "before.end > span.start", "before.end >= span.start"),
+    ("refuse: overlap by one", ALIAS, "before.end > span.start", "before.end > span.start + 4"),
+    ("refuse: gradients before", ALIAS, "if span.written { any } else { written }", "written"),
+    ("refuse: gradients among them", ALIAS, "if span.written { any } else { written }", "any"),
+    ("refuse: long spans", ALIAS, "span.end > best.end", "span.end > 0"),
     ("refuse: bf16 spans", OPTIMIZER, "span(job.gradient, job.gradient_dtype, false)",
      "span(job.gradient, Dtype::F32, false)"),
     ("refuse: who is named", OPTIMIZER, "let role = if other.written", "let role = if victim.written"),
@@ -260,7 +263,7 @@ MUTANTS = [
     ("a step allocates", OPTIMIZER, "self.spans.clear();", "self.spans = Vec::new();"),
     ("learning rate comes late", OPTIMIZER, "*hyper = algorithm.resolve(group)?;",
      "let _ = (hyper, algorithm.resolve(group)?);"),
-    ("last row left out", KERNEL, "while start < chunk.len {", "while start + 1 < chunk.len {"),
+    ("last row left out", WALK, "while start < chunk.len {", "while start + 1 < chunk.len {"),
     # bf16 and the average
     ("bf16 master begins with zeros", STEP, "has_master: !starts,", "has_master: true,"),
     ("bf16 master begins anew", STEP, "has_master: !starts,", "has_master: false,"),
@@ -292,9 +295,9 @@ MUTANTS = [
      "FADAM_RANDOM_EXP_AVG, FADAM_RANDOM_EXP_AVG + 0 * FADAM_RANDOM_EXP_AVG_SQ];"),
     ("bf16 draws of the rows before", STAGE, "random.fill(isa, purpose, part.start, bits);", "random.fill(isa, purpose, 0, bits);"),
     ("bf16 rows share draws", STAGE, "values.stochastic_bf16(random.add(at))", "values.stochastic_bf16(random.add(at % LANES))"),
-    ("bf16 draw of a row", STAGE, "start as u64 / u64::from(FADAM_RANDOM_BLOCK)", "(start as u64 / u64::from(FADAM_RANDOM_BLOCK)) % 512"),
-    ("bf16 draw of 32-bit elements", STAGE, "(block >> 32) as u32, self.step,", "0, self.step,"),
-    ("bf16 draw of 32-bit seeds", STAGE, "(self.seed >> 32) as u32", "0"),
+    ("bf16 draw of a row", RANDOM, "start as u64 / u64::from(FADAM_RANDOM_BLOCK)", "(start as u64 / u64::from(FADAM_RANDOM_BLOCK)) % 512"),
+    ("bf16 draw of 32-bit elements", RANDOM, "(block >> 32) as u32, self.step,", "0, self.step,"),
+    ("bf16 draw of 32-bit seeds", RANDOM, "(self.seed >> 32) as u32", "0"),
     ("bf16 draw whatever the step", STEP, "Random::new(storage.seed, progress.step + 1, job.index)",
      "Random::new(storage.seed, 1, job.index)"),
     ("bf16 draw by the step of all", STEP, "Random::new(storage.seed, progress.step + 1, job.index)",
@@ -376,17 +379,17 @@ MUTANTS = [
     ("accumulate: all are first", SUM, "    if first {", "    if first || !first {"),
     ("accumulate: refuse: lengths", ACCUMULATE, "if gradient.len != sum.len {", "if gradient.len < sum.len {"),
     ("accumulate: refuse: types", ACCUMULATE, "if sum.dtype != Dtype::F32 {", "if sum.dtype == Dtype::F32 && sum.dtype != Dtype::F32 {"),
-    ("accumulate: refuse: gradients", ACCUMULATE, "spans.push(span(pair.gradient, pair.gradient_dtype, false));", ""),
-    ("accumulate: refuse: sums", ACCUMULATE, "span(pair.sum, Dtype::F32, true)", "span(pair.sum, Dtype::F32, false)"),
-    ("accumulate: refuse: empty views too", ACCUMULATE, ".filter(|(_, pair)| pair.len > 0)", ""),
-    ("accumulate: refuse: who is named", ACCUMULATE, "if other.written {", "if victim.written {"),
+    ("accumulate: refuse: gradients", ALIAS, "spans.push(span(pair.gradient, pair.gradient_dtype, false));", ""),
+    ("accumulate: refuse: sums", ALIAS, "span(pair.sum, Dtype::F32, true)", "span(pair.sum, Dtype::F32, false)"),
+    ("accumulate: refuse: empty views too", ALIAS, ".filter(|(_, pair)| pair.len > 0)", ""),
+    ("accumulate: refuse: who is named", ALIAS, "if other.written {", "if victim.written {"),
 ]
 
 ELEMENT, SWEEP, FINALIZE, NORM_CU, ADAM_CU, FADAM_CU, FADAM_CUH, FISHER_CU = (
     f"kernels/{name}" for name in (
         "element.cuh", "sweep.cuh", "finalize.cuh", "norm.cu", "adam.cu", "fadam.cu", "fadam.cuh", "fisher_adam.cu"))
 CUDA, TABLE, LAUNCH, BUFFER, TENSOR, CUDA_SUM, LOAD = (
-    f"src/cuda/{name}.rs" for name in ("mod", "table", "step", "buffer", "tensor", "accumulate", "load"))
+    f"src/cuda/{name}.rs" for name in ("optimizer", "table", "step", "buffer", "tensor", "accumulate", "load"))
 SUM_CU = "kernels/accumulate.cu"
 BARRIER = "    __syncthreads();\n"
 WRITE_SLICE = """impl<T: Element> Writable for CudaSlice<T> {
@@ -431,12 +434,12 @@ CUDA_MUTANTS = [
      "own.join(caller).map_err(|error| Failure::Untouched(joining(error)))?;", "let _ = (own, caller, joining);"),
     ("cuda wait: of the caller's per-thread stream", CUDA,
      'caller.join(own).map_err(midway("ordering the caller\'s stream after the step"))?;', "let _ = (caller, own);"),
-    ("cuda wait: before pinned memory is freed", CUDA,
+    ("cuda wait: before pinned memory is freed", CONTEXT,
      "context.record_err(unsafe { result::stream::synchronize(stream.cu_stream()) });", "let _ = context;"),
     ("cuda wait: of the tensors' next users", OPTIMIZER,
      "let outcome = with_default_environment(|| backend.step(jobs, groups, policy));\n        drop(guards);",
      "drop(guards);\n        let outcome = with_default_environment(|| backend.step(jobs, groups, policy));"),
-    ("cuda wait: for a parameter's last users, and of its next", TENSOR, WRITE_SLICE + "        self.device_ptr_mut(stream)",
+    ("cuda wait: for a parameter's last users, and of its next", DEVICE_TENSOR, WRITE_SLICE + "        self.device_ptr_mut(stream)",
      WRITE_SLICE + "        let own = stream.context().default_stream();\n"
      "        (self.device_ptr_mut(&own).0, SyncOnDrop::Record(None))"),
     ("cuda stream: of a launch", LAUNCH, "unsafe { stream.launch_builder(function)",
@@ -449,7 +452,7 @@ CUDA_MUTANTS = [
      "if self.sent_settings.is_some() {"),
     ("cuda tasks: sent once", TABLE, "if self.tasks == self.sent_tasks {", "if !self.sent_tasks.is_empty() {"),
     ("cuda graph: not remembered", CUDA, "self.captured = true;", ""),
-    ("cuda graph: of anything", BUFFER, "if capturing(stream)? {", "if capturing(stream)? && stream.cu_stream().is_null() {"),
+    ("cuda graph: of anything", CONTEXT, "if capturing(stream)? {", "if capturing(stream)? && stream.cu_stream().is_null() {"),
     ("cuda graph: joins what is outside", TENSOR, "if capturing(stream)? {", "if capturing(stream)? && stream.cu_stream().is_null() {"),
     ("cuda alarm: not looked at", CUDA, "return Ok(Some(failed));", "let _ = failed;"),
     ("cuda graph: spoiled by a refused step", CUDA, "other => other.map(|_| ()),", "_ => self.stream.synchronize(),"),
@@ -477,7 +480,7 @@ CUDA_MUTANTS = [
     ("cuda accumulate: not added", SUM_CU, "sum[k] += g[k];", "sum[k] = g[k];"),
     ("cuda accumulate: the first is added", CUDA_SUM, 'if first { "accumulate_first" }', 'if first { "accumulate" }'),
     ("cuda accumulate: chunks of another tensor", CUDA_SUM, "let first_chunk = chunks;", "let first_chunk = 0;"),
-    ("cuda accumulate: refuse: aliases", CUDA_SUM, "refuse_aliases(&found)?;", ""),
+    ("cuda accumulate: refuse: aliases", CUDA_SUM, "refuse_pairs(&found)?;", ""),
     ("cuda accumulate: refuse: captures", CUDA_SUM, "refuse_capture(&stream)?;", ""),
     ("cuda accumulate: stream of the table", BUFFER, "memcpy_htod_async(buffer.address, values, stream.cu_stream())",
      "memcpy_htod_async(buffer.address, values, std::ptr::null_mut())"),
@@ -519,7 +522,7 @@ CUDA_LOAD_MUTANTS = [
     ("cuda load: no compiler of PTX", LOAD, "    CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND,", "    CUresult::CUDA_ERROR_INVALID_PTX,"),
     ("cuda load: every error is of PTX", LOAD, "if NOT_COMPILED.contains(&error.0) =>", "if error.0 != CUresult::CUDA_SUCCESS =>"),
     ("cuda load: every driver is too old", LOAD, "_ if driver.is_some() && compiler > driver =>", "_ if driver.is_some() =>"),
-    ("cuda load: an error that ends a context", CUDA, "226, // CONTAINED", "225,"),
+    ("cuda load: an error that ends a context", CONTEXT, "226, // CONTAINED", "225,"),
 ]
 
 # Of what FAdam counts: its test alone, on the GPU.
