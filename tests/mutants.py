@@ -39,11 +39,11 @@ MOMENTS, ADAM, FADAM, FISHER = (f"src/cpu/{name}.rs" for name in ("moments", "ad
 SCALARS, ADAM_S, FADAM_S, FISHER_S = (f"src/algorithm/{name}.rs" for name in ("mod", "adam", "fadam", "fisher_adam"))
 STEP, NORM, SIMD, OPTIMIZER = (
     "src/cpu/step.rs", "src/cpu/norm.rs", "src/cpu/simd/mod.rs", "src/optimizer.rs")
-CHUNK, WALK, RANDOM, ALIAS, SETTINGS, CONTEXT, DEVICE_TENSOR = (
-    "src/cpu/chunk.rs", "src/cpu/walk.rs", "src/cpu/random.rs", "src/alias.rs", "src/settings.rs", "src/cuda/context.rs",
+CHUNK, WALK, RANDOM, TASK, ALIAS, SETTINGS, CONTEXT, DEVICE_TENSOR = (
+    "src/cpu/chunk.rs", "src/cpu/walk.rs", "src/cpu/random.rs", "src/cpu/task.rs", "src/alias.rs", "src/settings.rs", "src/cuda/context.rs",
     "src/tensor/cuda.rs")
 CPU, STAGE, STORAGE, SCALAR, AVX2 = (
-    "src/cpu/mod.rs", "src/cpu/stage.rs", "src/storage.rs", "src/cpu/simd/scalar.rs", "src/cpu/simd/avx2.rs")
+    "src/cpu/optimizer.rs", "src/cpu/stage.rs", "src/storage.rs", "src/cpu/simd/scalar.rs", "src/cpu/simd/avx2.rs")
 SCHEDULE, LOSS_SCALE, SUM, ACCUMULATE = (
     "src/schedule.rs", "src/loss_scale.rs", "src/cpu/accumulate.rs", "src/accumulate.rs")
 
@@ -173,8 +173,8 @@ MUTANTS = [
     ("fisher norm of n", FISHER, "sums[1] = m.mul_add(m, sums[1])", "sums[1] = n.mul_add(n, sums[1])"),
     ("fisher speculation never corrected", FISHER, "self.mistaken = !self.hyper.eps_is_full(grad_rms)",
      "self.mistaken = false"),
-    ("fisher RMS before clipping", FISHER, "fisher.settle_damping(rms * clip)", "fisher.settle_damping(rms)"),
-    ("fisher sum, not RMS", FISHER, "(sum / len as f64).sqrt()", "{ let _ = len; sum.sqrt() }"),
+    ("fisher RMS before clipping", "src/cpu/fisher_adam_step.rs", "fisher.settle_damping(rms * clip)", "fisher.settle_damping(rms)"),
+    ("fisher sum, not RMS", "src/cpu/fisher_adam_step.rs", "(sum / len as f64).sqrt()", "{ let _ = len; sum.sqrt() }"),
     # Scalars of a step
     ("bias 1", SCALARS, "(1.0 / (1.0 - progress.beta1_power)) as f32", "(1.0 / progress.beta1_power) as f32"),
     ("bias 1 none", SCALARS, "(1.0 / (1.0 - progress.beta1_power)) as f32", "1.0"),
@@ -234,14 +234,14 @@ MUTANTS = [
      "lanes[i] = lanes[2 * i] + lanes[2 * i + 1];"),
     ("fold within a vector: neighbours", SIMD, "last[j] += last[j + width];",
      "last[j] = last[2 * j] + last[2 * j + 1];"),
-    ("fold of 73 tensors: global norm", STEP, "tasks.iter().map(|task| fold(task, partials)).sum()",
+    ("fold of 73 tensors: global norm", TASK, "tasks.iter().map(|task| fold(task, partials)).sum()",
      "tasks.iter().take(73).map(|task| fold(task, partials)).sum()"),
     ("fold of 73 tensors: before the step", STEP, "for task in &self.tasks {\n            let sum = fold(",
      "for task in self.tasks.iter().take(73) {\n            let sum = fold("),
     ("fold of 73 tensors: the check", STEP, "if !sum.is_finite() {", "if !sum.is_finite() && task.index < 73 {"),
     ("fold of 73 tensors: behind the step", STEP, "for task in &self.tasks {\n            let [grad, update, parameter]",
      "for task in self.tasks.iter().take(73) {\n            let [grad, update, parameter]"),
-    ("order of tensors", STEP, "tasks.iter().map(|task| fold(task, partials)).sum()",
+    ("order of tensors", TASK, "tasks.iter().map(|task| fold(task, partials)).sum()",
      "tasks.iter().rev().map(|task| fold(task, partials)).sum()"),
     # Refusals, and what a step promises besides values
     ("refuse: lengths", OPTIMIZER, "if found != *len {", "if found < *len {"),
@@ -684,7 +684,7 @@ MEMORY_MUTANTS = [
     ("memory: groups", OPTIMIZER, "collected(self.groups.iter().copied(), GROUPS)?", "self.groups.clone()"),
     ("memory: partial sums", CPU, "            reserve(sums, more, name)?;\n", "            let _ = sums;\n"),
     ("memory: a copy of the state", CPU, "collected(buffer.as_slice::<T>().iter().copied(), STATE)", "Ok(buffer.as_slice::<T>().to_vec())"),
-    ("memory: sums of a norm", STEP, "filled(0.0, end, NORM)?", "vec![0.0; end]"),
+    ("memory: sums of a norm", TASK, "filled(0.0, end, NORM)?", "vec![0.0; end]"),
     ("memory: pairs", ACCUMULATE, "collected(pairs.iter().map(pair), PAIRS)?", "pairs.iter().map(pair).collect::<Vec<_>>()"),
     ("memory: the Fisher diagonal", "src/fisher.rs", "filled(0.0, len, DIAGONAL)?", "vec![0.0; len]"),
 ]

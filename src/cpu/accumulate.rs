@@ -3,8 +3,8 @@
 use super::chunk::Chunk;
 use super::kernel::{At, Counter, Gradient, Kernel, Moments, Use};
 use super::simd::{Isa, Simd, Vector};
-use super::step::{Task, run_all};
 use super::sweep::Chunked;
+use super::task::{Task, run_all};
 use crate::allocation::collected;
 use crate::job::PAIRS;
 use crate::{Error, Tensor, TensorMut};

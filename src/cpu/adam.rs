@@ -1,10 +1,10 @@
 //! `adam`: kernels/adam.cuh, line by line; one sweep.
 
-use super::Cpu;
 use super::kernel::{At, Counter, Gradient, Kernel, Moments, Use};
 use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
+use super::optimizer::Cpu;
 use super::simd::{Isa, Vector};
-use super::step::{Step, run_all};
+use super::task::{Step, run_all};
 use crate::args::{AdamStep, FADAM_AMSGRAD, FADAM_DECOUPLED, FADAM_WEIGHT_DECAY};
 
 /// One step. With NORMS, sums g² (as it enters the step), Δ² and θ² (before the step).

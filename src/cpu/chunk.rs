@@ -1,8 +1,12 @@
 //! Where the arrays of a tensor, or of a part of it, lie in memory. Addresses alone: nothing here reads or writes them.
 
 use super::random::Random;
+use crate::args::FADAM_CHUNK;
 use crate::tensor::{Dtype, Tensor};
 use std::ptr::null_mut;
+
+/// Elements of a whole chunk.
+pub(super) const CHUNK: usize = FADAM_CHUNK as usize;
 
 /// The memory of one chunk. A null pointer stands for an array that is not there.
 #[derive(Clone, Copy, Debug)]

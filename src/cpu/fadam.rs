@@ -1,10 +1,10 @@
 //! `fadam`: kernels/fadam.cuh, line by line; one sweep, or two where κ wants them.
 
-use super::Cpu;
 use super::kernel::{At, COUNTS, Counter, Counts, Gradient, Kernel, Moments, Use};
 use super::moments::{Ema, denominator, direction, exp_avg, exp_avg_sq};
+use super::optimizer::Cpu;
 use super::simd::{Isa, Scalar, Vector};
-use super::step::{Step, run_all, total};
+use super::task::{Step, run_all, total};
 use crate::algorithm;
 use crate::args::{
     FADAM_DECAY_CAP, FADAM_NEAR_EPS, FADAM_WEIGHT_DECAY, FAdamScalars, FAdamStep, FAdamThresholds,

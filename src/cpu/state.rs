@@ -1,7 +1,7 @@
 //! What a file of state asks of the CPU's memory.
 
 use super::memory::Buffer;
-use super::{Cpu, Parameter};
+use super::optimizer::{Cpu, Parameter};
 use crate::Master;
 use crate::args::Progress;
 use crate::slot::{Slot, Stored};

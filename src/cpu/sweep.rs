@@ -1,6 +1,6 @@
 //! One pass over the chunks of all tensors together, on several threads where the work is not small.
 
-use super::CHUNK;
+use super::chunk::CHUNK;
 use super::team::{self, share};
 use std::ops::Range;
 use std::slice;

@@ -70,25 +70,6 @@ pub fn devices() -> Result<Vec<DeviceInfo>, Error> {
         .collect()
 }
 
-/// Version of the CUDA interface that the driver has, major and minor.
-///
-/// ```no_run
-/// let (major, minor) = fadam::cuda::driver_version()?; // needs a driver
-/// # Ok::<(), fadam::Error>(())
-/// ```
-///
-/// # Errors
-/// [`Error::Unavailable`], [`Error::Cuda`].
-pub fn driver_version() -> Result<(i32, i32), Error> {
-    driver()?;
-    let mut version = 0;
-    // SAFETY: `driver` has found the symbol; it writes one integer.
-    unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) }
-        .result()
-        .map_err(driver_error("asking for the driver's version"))?;
-    Ok((version / 1000, version % 1000 / 10))
-}
-
 /// Version of the compiler, major and minor.
 ///
 /// ```

@@ -1,6 +1,6 @@
 //! From source to a module whose kernels can be launched: PTX, or machine code where the driver does not compile PTX.
 
-use super::context::driver_error;
+use super::context::{driver_error, driver_version};
 use super::nvrtc::{Nvrtc, Output};
 use super::probe::driver;
 use crate::Error;
@@ -106,8 +106,7 @@ pub(super) fn load(
 
 /// The driver takes neither PTX nor machine code.
 fn neither((doing, ptx): (&'static str, DriverError), machine_code: &Error) -> Error {
-    let (compiler, driver) =
-        (Nvrtc::get().map(|nvrtc| nvrtc.version).ok(), super::device::driver_version().ok());
+    let (compiler, driver) = (Nvrtc::get().map(|nvrtc| nvrtc.version).ok(), driver_version().ok());
     let shown =
         |version: Option<(i32, i32)>| version.map_or("?".into(), |(major, minor)| format!("{major}.{minor}"));
     let remedy = match ptx.0 {

@@ -39,9 +39,10 @@ mod tensor;
 
 pub(crate) use accumulate::accumulate;
 pub(crate) use context::driver_error;
+pub use context::driver_version;
 pub use cudarc;
 pub(crate) use device::check_usable;
-pub use device::{DeviceInfo, KernelInfo, devices, driver_version, kernels, nvrtc_version};
+pub use device::{DeviceInfo, KernelInfo, devices, kernels, nvrtc_version};
 pub(crate) use fisher::{FisherSum, natural_gradient};
 pub use load::compile;
 pub(crate) use norm::global_norm;
