@@ -47,6 +47,14 @@
 //!
 //! With the feature `candle`, [`candle`] holds each algorithm as a `candle_nn::Optimizer`.
 //!
+//! # The name
+//!
+//! In the paper ([Hwang 2024](https://arxiv.org/abs/2405.12807)) and in `pytorch_optimizer`, *FAdam* is the paper's Algorithm 1:
+//! here [`FisherAdam`]. [`FAdam`] is the formulation of the article [Adam Through the Lens of Information Geometry: A Diagonal
+//! Fisher Approximation](https://jiha-kim.github.io/series/optimization-theory-for-machine-learning/12-adam-info-geo)
+//! (J. Kim, 2025), which cites the paper: momentum before the preconditioner, an adaptive ε, and one clipping threshold κ for
+//! all parameters.
+//!
 //! # What FAdam is
 //!
 //! The natural gradient `F⁻¹g` is the steepest descent where distance is measured between the model's *distributions*

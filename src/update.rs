@@ -2,14 +2,14 @@
 
 use crate::tensor::{Tensor, TensorMut};
 
-/// A parameter of one optimizer, as [`Optimizer::register`] returned it.
+/// A parameter of one optimizer, as [`Optimizer::register`](crate::Optimizer::register) returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParameterId {
     pub(crate) owner: usize,
     pub(crate) index: usize,
 }
 
-/// A group of one optimizer, as [`Optimizer::add_group`] returned it.
+/// A group of one optimizer, as [`Optimizer::add_group`](crate::Optimizer::add_group) returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupId {
     pub(crate) owner: usize,
@@ -35,7 +35,7 @@ pub struct Update<'a> {
 
 impl<'a> Update<'a> {
     /// Joins a registered parameter's memory with its gradient. Nothing is checked before
-    /// [`step`](Optimizer::step).
+    /// [`step`](crate::Optimizer::step).
     pub fn new(
         id: ParameterId,
         parameter: impl Into<TensorMut<'a>>,
@@ -57,11 +57,11 @@ pub struct State {
     pub exp_avg_sq: Vec<f32>,
     /// The largest v so far, with amsgrad.
     pub max_exp_avg_sq: Option<Vec<f32>>,
-    /// θ in f32, of a bf16 parameter with [`Master::F32`]. `None`, as the two below, where it begins with the parameter's
-    /// value in the next step.
+    /// θ in f32, of a bf16 parameter with [`Master::F32`](crate::Master::F32). `None`, as the two below, where it begins with
+    /// the parameter's value in the next step.
     pub master: Option<Vec<f32>>,
-    /// With [`Master::Remainder`], what [`join`](crate::join) makes θ of, together with the bf16 value.
+    /// With [`Master::Remainder`](crate::Master::Remainder), what [`join`](crate::join) makes θ of, together with the bf16 value.
     pub remainder: Option<Vec<i16>>,
-    /// The exponential moving average of θ, with [`Builder::ema`].
+    /// The exponential moving average of θ, with [`Builder::ema`](crate::Builder::ema).
     pub ema: Option<Vec<f32>>,
 }

@@ -2,7 +2,12 @@ use super::{check_betas, mix_flags, moments, non_negative, non_negative_f32, pos
 use crate::Error;
 use crate::args::{self, FAdamHyper, FAdamScalars, FAdamStep, FAdamThresholds, Progress};
 
-/// FAdam: Adam seen as natural gradient descent with a diagonal empirical Fisher.
+/// Adam as natural gradient descent with a diagonal empirical Fisher; not the optimizer published as FAdam (Hwang 2024), which
+/// is [`FisherAdam`](crate::FisherAdam).
+///
+/// The formulation is that of the article [Adam Through the Lens of Information Geometry: A Diagonal Fisher
+/// Approximation](https://jiha-kim.github.io/series/optimization-theory-for-machine-learning/12-adam-info-geo)
+/// (J. Kim, 2025), which cites the paper: momentum before the preconditioner, an adaptive ε, and one κ for all parameters.
 ///
 /// ```text
 /// m  ← β1 m + (1−β1) g
@@ -15,7 +20,7 @@ use crate::args::{self, FAdamHyper, FAdamScalars, FAdamStep, FAdamThresholds, Pr
 /// θ  ← θ − ηΔ − ηλ θ/d              Riemannian weight decay, on the θ before this step
 /// ```
 ///
-/// With λ = 0, λ_ε = 0 and κ = ∞, the defaults, this **is** Adam, bit for bit. The source gives no defaults; these are
+/// With λ = 0, λ_ε = 0 and κ = ∞, the defaults, this **is** Adam, bit for bit. The article gives no defaults; these are
 /// ours.
 ///
 /// # Cost

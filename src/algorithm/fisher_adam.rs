@@ -2,8 +2,9 @@ use super::{check_betas, mix_flags, non_negative, non_negative_f32, positive};
 use crate::Error;
 use crate::args::{self, FisherAdamClip, FisherAdamDamping, FisherAdamHyper, FisherAdamStep, Progress};
 
-/// FisherAdam: Algorithm 1 of Hwang 2024, "FAdam: Adam is a natural gradient optimizer using diagonal empirical Fisher
-/// information" ([arXiv:2405.12807](https://arxiv.org/abs/2405.12807)). Preconditioning, then clipping, then momentum.
+/// The optimizer published as FAdam: Algorithm 1 of Hwang 2024, "FAdam: Adam is a natural gradient optimizer using diagonal
+/// empirical Fisher information" ([arXiv:2405.12807](https://arxiv.org/abs/2405.12807)). Preconditioning, then clipping, then
+/// momentum. [`FAdam`](crate::FAdam) is another formulation.
 ///
 /// Per tensor:
 /// ```text

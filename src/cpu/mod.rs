@@ -1,4 +1,5 @@
-//! The CPU: SIMD kernels over chunks, rayon over threads. The same numbered steps as kernels/*.cuh, the same bits.
+//! The CPU: SIMD kernels over chunks, rayon over threads. The same numbered steps as kernels/*.cuh, the same bits. What may not
+//! enter: files, the caller's types, decisions that a GPU makes as well.
 //!
 //! A step lays out the chunks of all its tensors in one row, sweeps over them once, twice or three times, and folds the
 //! chunks' partial sums between sweeps on the calling thread.

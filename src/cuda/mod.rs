@@ -1,5 +1,5 @@
 //! NVIDIA GPUs (feature `cuda`): kernels compiled by NVRTC at run time, launched through [`cudarc`]. All of this crate's
-//! CUDA calls are here.
+//! CUDA calls are here, and nothing else.
 //!
 //! A step uploads the table of its tensors if it has changed, and launches a fixed row of kernels; nothing in it waits
 //! for the device. What the device decides (whether a gradient is finite, the clip coefficients) stays on the device, in

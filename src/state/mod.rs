@@ -1,4 +1,4 @@
-//! State in files: [`Optimizer::save`], whose documentation has the format, [`Optimizer::load`], and PyTorch's.
+//! State in files: [`Optimizer::save`], whose documentation has the format, [`Optimizer::load`], and PyTorch's. No arithmetic.
 //!
 //! Whatever a file says is checked before it is believed, and all of it before the optimizer changes. Besides the header,
 //! neither way has more than some [`PIECE`]s of it in memory, and whatever grows with a file is allocated by
