@@ -1,4 +1,4 @@
-//! The diagonal empirical Fisher information, and the natural-gradient step by it, for their own sake.
+//! The diagonal empirical Fisher information, and the natural-gradient step by it, standalone.
 
 use crate::algorithm::non_negative_f32;
 use crate::alias::{NAME, refuse_theta};

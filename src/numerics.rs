@@ -44,7 +44,7 @@
 //! * [`Master::F32`](crate::Master): the value is the master, rounded to nearest, ties to even.
 //! * [`Master::Remainder`](crate::Master): `value = (bits + 0x8000) >> 16` (ties away from zero) and the low 16 bits as a
 //!   signed remainder, `bits = (value << 16) + remainder`: exact for every number. θ then takes the bits of an f32 parameter.
-//! * Rounded without one: to nearest, ties to even; or by chance, `(bits + r) >> 16` with 16 random bits r. They are Philox4x32-10's
+//! * Rounded without one: to nearest, ties to even; or stochastically, `(bits + r) >> 16` with 16 random bits r. They are Philox4x32-10's
 //!   (Salmon et al. 2011): the key is the seed, the counter (⌊i/8⌋ in 64 bits, the parameter's own step modulo 2³², its number
 //!   in the order of registration · 4 + purpose) for parameter (0), first (1) and second moment (2); a draw serves 8 elements,
 //!   two a word, the low half first.

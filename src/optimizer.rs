@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// An optimizer in the making: the algorithm, and what goes around it.
+/// Builder of an [`Optimizer`]: the algorithm, and its options.
 ///
 /// ```
 /// use fadam::{Device, FAdam, NonFinite, Optimizer};

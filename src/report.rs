@@ -1,4 +1,4 @@
-//! What a step says of itself, fetched apart from the step.
+//! Metrics of a step, fetched separately.
 
 /// The last call of [`step`](crate::Optimizer::step), in figures. A figure that the step did not need is `None`.
 ///
@@ -38,7 +38,7 @@ pub struct Report {
     /// κ/‖Δ‖₂ where κ fired: what Δ was multiplied with; 1 where it did not. Known for FAdam with a finite κ; `None` in a
     /// skipped step.
     pub update_clip: Option<f64>,
-    /// In how many steps κ has fired so far.
+    /// Steps clipped by κ so far.
     pub clipped_updates: u64,
     /// How the coordinates of all parameters of the step lay. Known for FAdam with [`norms`](crate::Builder::norms); `None`
     /// in a skipped step.

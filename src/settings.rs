@@ -62,7 +62,7 @@ impl Algorithm {
     }
 }
 
-/// What goes for a whole step, whichever the parameter.
+/// Step-wide settings, the same for every parameter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     pub(crate) max_grad_norm: Option<f64>,

@@ -76,7 +76,7 @@ impl FromStr for Master {
 pub enum Rounding {
     /// To the nearest, ties to even. Updates below half a step of bf16 are lost.
     Nearest,
-    /// Up or down by chance, right on average: up with a probability that is the part cut off. The random bits are
+    /// Stochastic rounding, unbiased: up with a probability equal to the truncated fraction. The random bits are
     /// Philox4x32-10's, of the seed, the parameter's own step count, its number in the order of registration and the
     /// element: a resumed run and every device draw the same. The default.
     #[default]

@@ -45,7 +45,7 @@ impl<'a> Update<'a> {
     }
 }
 
-/// The optimizer's memory of one parameter, copied out.
+/// The optimizer's state of one parameter, copied out.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct State {

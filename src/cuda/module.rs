@@ -48,7 +48,7 @@ pub(crate) struct Kept {
     /// There are bf16 parameters.
     pub(crate) bf16_parameters: bool,
     pub(crate) bf16_moments: bool,
-    /// bf16 is rounded by chance.
+    /// Stochastic rounding of bf16.
     pub(crate) stochastic: bool,
     pub(crate) ema: bool,
 }

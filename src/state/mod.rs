@@ -65,7 +65,7 @@ pub struct Loaded {
 }
 
 impl Optimizer {
-    /// Writes what the optimizer has come to: moments, masters, averages, step counts, the place in the schedule, the loss
+    /// Saves the optimizer's state: moments, masters, averages, step counts, the place in the schedule, the loss
     /// scale, and the counts of the [report](Self::report). A new optimizer that is built as this one was, with the same
     /// hyper-parameters, schedule, seed and gradient scale, and that [loads](Self::load) it, continues with the same bits, on
     /// whichever device; norms, and the rest of the last report, begin anew. Waits for the device.
