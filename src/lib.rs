@@ -187,6 +187,9 @@
 //!
 //! [`numerics`] states the promise and what it rests on.
 
+// What a feature leaves out cannot be linked to; the links are checked where every feature is on.
+#![cfg_attr(not(all(feature = "cuda", feature = "candle")), allow(rustdoc::broken_intra_doc_links))]
+
 #[cfg(target_endian = "big")]
 compile_error!("fadam needs a little-endian target: state files and kernels take memory as it is");
 #[cfg(not(target_pointer_width = "64"))]
