@@ -290,6 +290,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 256 }))]
         #[test]
         fn strings_say_what_serde_json_reads(text in "\\PC*|[\\x00-\\x7f\u{80}-\u{10ffff}]{0,20}") {
             let raw = serde_json::to_string(&text).unwrap();
