@@ -1,6 +1,6 @@
 //! No tensor that is written may share memory with another one. Addresses, lengths and names; no tensor is touched.
 
-use crate::allocation::reserve;
+use crate::allocation::with_capacity;
 use crate::error::Error;
 use crate::job::PAIRS;
 use crate::tensor::{Dtype, Location, Tensor, TensorMut};
@@ -53,8 +53,7 @@ pub(crate) struct Pair {
 
 /// No sum may share memory with another tensor; gradients may with each other.
 pub(crate) fn refuse_pairs(pairs: &[Pair]) -> Result<(), Error> {
-    let mut spans = Vec::new();
-    reserve(&mut spans, 2 * pairs.len(), PAIRS)?;
+    let mut spans = with_capacity(2 * pairs.len(), PAIRS)?;
     for (index, pair) in pairs.iter().enumerate().filter(|(_, pair)| pair.len > 0) {
         let span = |start: usize, dtype: Dtype, written| Span {
             start,

@@ -8,18 +8,30 @@ pub(crate) fn reserve<T>(vec: &mut Vec<T>, additional: usize, what: &str) -> Res
     vec.try_reserve(additional).map_err(|_| refused::<T>(vec.len().saturating_add(additional), what))
 }
 
+/// As `Vec::push`.
+pub(crate) fn push<T>(vec: &mut Vec<T>, value: T, what: &str) -> Result<(), Error> {
+    reserve(vec, 1, what)?;
+    vec.push(value);
+    Ok(())
+}
+
+/// As `Vec::with_capacity`.
+pub(crate) fn with_capacity<T>(capacity: usize, what: &str) -> Result<Vec<T>, Error> {
+    let mut vec = Vec::new();
+    vec.try_reserve_exact(capacity).map_err(|_| refused::<T>(capacity, what))?;
+    Ok(vec)
+}
+
 /// So many copies of a value.
 pub(crate) fn filled<T: Clone>(value: T, len: usize, what: &str) -> Result<Vec<T>, Error> {
-    let mut vec = Vec::new();
-    vec.try_reserve_exact(len).map_err(|_| refused::<T>(len, what))?;
+    let mut vec = with_capacity(len, what)?;
     vec.resize(len, value);
     Ok(vec)
 }
 
 /// As `Iterator::collect`.
 pub(crate) fn collected<T>(items: impl ExactSizeIterator<Item = T>, what: &str) -> Result<Vec<T>, Error> {
-    let mut vec = Vec::new();
-    vec.try_reserve_exact(items.len()).map_err(|_| refused::<T>(items.len(), what))?;
+    let mut vec = with_capacity(items.len(), what)?;
     vec.extend(items);
     Ok(vec)
 }

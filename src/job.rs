@@ -49,7 +49,7 @@ pub(crate) struct NotFinite {
     pub(crate) step: u64,
 }
 
-/// What an allocation is for, should it fail: of [`State`].
+/// What an allocation is for, should it fail.
 pub(crate) const STATE: &str = "a copy of the state";
 
 /// A step that went wrong.
@@ -58,7 +58,7 @@ pub(crate) const STATE: &str = "a copy of the state";
 pub(crate) enum Failure {
     /// Before anything had changed.
     Untouched(Error),
-    /// Half-way: parameters and moments no longer belong together.
+    /// After some of it had changed: parameters and moments no longer belong together.
     Midway(Error),
 }
 

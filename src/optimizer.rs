@@ -2,7 +2,7 @@
 
 use crate::algorithm::{Hyper, check, positive};
 use crate::alias::{Span, find_alias};
-use crate::allocation::{collected, refused, reserve};
+use crate::allocation::{collected, push, refused, reserve};
 use crate::backend::{Backend, Target};
 use crate::environment::with_default_environment;
 use crate::job::{Address, Counters, Failure, Job, NotFinite};
@@ -295,7 +295,7 @@ pub struct Optimizer {
     named: bool,
     /// How often the learning rate was set.
     rate_changes: u64,
-    /// Set while a step, or a file that is loaded, writes: still set afterwards, that has failed half-way.
+    /// Set while a step, or a file that is loaded, writes; if it is still set afterwards, that has failed after a part.
     pub(crate) lost: bool,
 }
 
@@ -334,8 +334,7 @@ impl Optimizer {
     /// [`Error::Hyperparameter`] for a value outside its domain, [`Error::OutOfMemory`].
     pub fn add_group(&mut self, group: Group) -> Result<GroupId, Error> {
         let hyper = self.algorithm.resolve(&group)?;
-        reserve(&mut self.groups, 1, GROUPS)?;
-        self.groups.push((group, hyper));
+        push(&mut self.groups, (group, hyper), GROUPS)?;
         self.choose_form();
         Ok(GroupId { owner: self.owner, index: self.groups.len() - 1 })
     }

@@ -115,8 +115,7 @@ def imports():
         if name == "lib":
             continue
         text = code(path)
-        parent = name if path.name == "mod.rs" else name.rpartition("/")[0]
-        above = name.rpartition("/")[0] if path.name == "mod.rs" else name.rpartition("/")[0]
+        above = name.rpartition("/")[0]
         for root, tree in re.findall(r"\b(crate|super|self)::((?:\w+::)*(?:\{[^;]*?\}(?=;)|\w+|\*))", text):
             base = {"crate": "", "super": above, "self": name}[root]
             for leaf in leaves([], tree):

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// Long enough for a save to be hit half-way: 800 kB, or 50 MB.
+/// Long enough for a kill to hit a save while it writes: 800 kB, or 50 MB.
 fn len() -> usize {
     if thorough::thorough() { 6_250_000 } else { 100_000 }
 }

@@ -15,9 +15,7 @@ const LONGEST: u64 = 1 << 28;
 
 /// Puts these bytes where the file is, or is to be.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let all = |file: &mut File, _: &Path| {
-        file.write_all(bytes).map_err(|source| Failed { doing: "writing", source })
-    };
+    let all = |file: &mut File| file.write_all(bytes).map_err(|source| Failed { doing: "writing", source });
     file::replace(path, all).map_err(|failed| cannot("write", path, failed))
 }
 
@@ -26,7 +24,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// A name that is no regular file's; a folder that cannot be written to.
 pub(crate) fn try_out(path: &Path) -> Result<()> {
-    match file::replace(path, |_, _| Err(None)) {
+    match file::replace(path, |_| Err(None)) {
         Err(Some(failed)) => Err(cannot("write", path, failed)),
         _ => Ok(()),
     }
@@ -58,6 +56,11 @@ pub(crate) fn edit(path: &Path) -> Result<File> {
     }
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     file.with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// As files are named by it, and checked.
+pub(crate) fn fnv1a<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
+    file::fnv1a(bytes)
 }
 
 /// Brings the names in a folder to the disk, where the system can.

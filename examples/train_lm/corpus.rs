@@ -3,6 +3,7 @@
 //! By default it is the source of a few packages that cargo has already fetched to build this program. `Cargo.lock`
 //! pins their versions, so everybody trains on the same bytes.
 
+use crate::files;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -102,8 +103,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 
 /// The 64-bit Fowler-Noll-Vo hash.
 pub(crate) fn fnv1a(parts: &[&[u8]]) -> u64 {
-    let bytes = parts.iter().copied().flatten();
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    files::fnv1a(parts.iter().copied().flatten())
 }
 
 /// `path` if it is a file, else the files below it whose names end in `suffix`, in an order that the file system has

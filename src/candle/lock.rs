@@ -8,7 +8,7 @@
 
 use super::VARIABLES;
 use crate::Error;
-use crate::allocation::reserve;
+use crate::allocation::with_capacity;
 use candle_core::{Storage, Tensor};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -59,8 +59,7 @@ impl<'a> Wanted<'a> {
 /// All of them, in the order in which they are wanted, or `None` where others keep taking one or another. Counts the rounds
 /// that did not succeed.
 pub(super) fn take_all<'a>(wanted: &[Wanted<'a>], retries: &mut u64) -> Result<Option<Vec<Held<'a>>>, Error> {
-    let mut held = Vec::new();
-    reserve(&mut held, wanted.len(), VARIABLES)?;
+    let mut held = with_capacity(wanted.len(), VARIABLES)?;
     let mut waited_for = None;
     for _ in 0..ROUNDS {
         match try_all(wanted, waited_for, &mut held) {

@@ -68,7 +68,7 @@
 mod lock;
 mod step;
 
-use crate::allocation::{collected, reserve};
+use crate::allocation::{collected, push, with_capacity};
 #[cfg(feature = "candle-cuda")]
 use crate::tensor::ContextId;
 use crate::tensor::Location;
@@ -145,8 +145,7 @@ impl<A> Optimizer<A> {
     fn over(vars: impl IntoIterator<Item = (String, Var)>, builder: Builder) -> Result<Self, Error> {
         let mut floats: Vec<(String, Var)> = Vec::new();
         for named in vars.into_iter().filter(|(_, var)| var.dtype().is_float()) {
-            reserve(&mut floats, 1, VARIABLES)?;
-            floats.push(named);
+            push(&mut floats, named, VARIABLES)?;
         }
         #[cfg(feature = "candle-cuda")]
         let builder = match floats.first().map(|(_, var)| var.device()) {
@@ -154,10 +153,8 @@ impl<A> Optimizer<A> {
             _ => builder,
         };
         let mut inner = builder.build()?;
-        let mut parameters = Vec::new();
-        reserve(&mut parameters, floats.len(), VARIABLES)?;
-        let mut storages: Vec<(usize, String)> = Vec::new();
-        reserve(&mut storages, floats.len(), VARIABLES)?;
+        let mut parameters = with_capacity(floats.len(), VARIABLES)?;
+        let mut storages: Vec<(usize, String)> = with_capacity(floats.len(), VARIABLES)?;
         for (name, var) in floats {
             check_variable(&name, &var, &inner)?;
             storages.push((lock::key(lock::of(&var)), name.clone()));
@@ -211,8 +208,7 @@ impl<A> Optimizer<A> {
             self.inner.set_learning_rate(rate)?;
         }
         self.refused_rate = None;
-        let mut parts = Vec::new();
-        reserve(&mut parts, self.parameters.len(), VARIABLES)?;
+        let mut parts = with_capacity(self.parameters.len(), VARIABLES)?;
         for Parameter { name, var, id } in &self.parameters {
             let Some(gradient) = grads.get(var) else { continue };
             check_gradient(name, var, gradient, &self.inner)?;

@@ -2,7 +2,7 @@
 
 use super::VARIABLES;
 use super::lock::{self, Held, Wanted};
-use crate::allocation::{collected, filled, reserve};
+use crate::allocation::{collected, filled, with_capacity};
 #[cfg(feature = "candle-cuda")]
 use crate::cuda::{
     cudarc::driver::{CudaView, CudaViewMut, DeviceSlice},
@@ -63,15 +63,13 @@ fn storages<'a>(parts: &'a [Part<'_>]) -> Result<(Vec<Wanted<'a>>, Vec<Places>),
     }
     let locks = parts.iter().map(|part| (lock::of(&part.variable), lock::of(&part.gradient)));
     let locks = collected(locks, VARIABLES)?;
-    let mut uses = Vec::new();
-    reserve(&mut uses, 2 * parts.len(), VARIABLES)?;
+    let mut uses = with_capacity(2 * parts.len(), VARIABLES)?;
     for (part, (variable, gradient)) in locks.iter().enumerate() {
         uses.push(Use { key: lock::key(variable), gradient: false, part });
         uses.push(Use { key: lock::key(gradient), gradient: true, part });
     }
     uses.sort_unstable_by_key(|used| (used.key, used.gradient, used.part));
-    let mut wanted = Vec::new();
-    reserve(&mut wanted, uses.len(), VARIABLES)?;
+    let mut wanted = with_capacity(uses.len(), VARIABLES)?;
     let mut places = filled(Places { variable: 0, gradient: 0 }, parts.len(), VARIABLES)?;
     let mut before: Option<&Use> = None;
     for used in &uses {
@@ -117,8 +115,7 @@ fn in_place(
         Held::Read(storage) => Open::Read(storage),
     });
     let mut open = collected(open, VARIABLES)?;
-    let mut memory = Vec::new();
-    reserve(&mut memory, parts.len(), VARIABLES)?;
+    let mut memory = with_capacity(parts.len(), VARIABLES)?;
     for (part, places) in parts.iter().zip(places) {
         let variable = match &mut open[places.variable] {
             Open::Write(storage) => storage.take().and_then(|storage| written(storage, part)),
@@ -143,8 +140,7 @@ fn on_copies(
     parts: &[Part<'_>],
     step: &mut dyn FnMut(&mut [Update<'_>]) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut copies = Vec::new();
-    reserve(&mut copies, parts.len(), VARIABLES)?;
+    let mut copies = with_capacity(parts.len(), VARIABLES)?;
     for part in parts {
         copies.push(part.copied()?);
     }

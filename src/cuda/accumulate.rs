@@ -7,7 +7,7 @@ use super::step::Sweep;
 use super::table::flags;
 use super::tensor::Guards;
 use crate::alias::{Pair, check_places, refuse_pairs};
-use crate::allocation::{collected, reserve};
+use crate::allocation::{collected, with_capacity};
 use crate::args::{FADAM_CHUNK, StepArgs, Task};
 use crate::job::PAIRS;
 use crate::tensor::{ContextId, Location, Place};
@@ -31,8 +31,7 @@ pub(crate) fn accumulate(
     let module = Module::load_for_good(context, Source::Accumulate)?;
     let kernel = Sweep::load(&module, context, if first { "accumulate_first" } else { "accumulate" })?;
     let mut guards = Guards::default();
-    let mut found = Vec::new();
-    reserve(&mut found, pairs.len(), PAIRS)?;
+    let mut found = with_capacity(pairs.len(), PAIRS)?;
     for (sum, gradient) in pairs {
         let (Place::Cuda(target), Place::Cuda(source)) = (&mut sum.place, &gradient.place) else {
             continue; // refused above

@@ -5,7 +5,7 @@ use super::module::{Module, Source};
 use super::step::{Finalize, Sweep};
 use super::table::{TABLES, Tables, flags};
 use super::tensor::Guards;
-use crate::allocation::reserve;
+use crate::allocation::with_capacity;
 use crate::args::{Control, FADAM_CHUNK, Settings, Task};
 use crate::tensor::{ContextId, Location, Place};
 use crate::{Dtype, Error, Tensor};
@@ -45,8 +45,7 @@ fn run(
     let settings = Settings { grad_scale: 1.0, ..Settings::default() };
     tables.settings(settings, std::iter::empty(), None, false)?;
     let mut guards = Guards::default();
-    let mut tasks = Vec::new();
-    reserve(&mut tasks, tensors.len(), TABLES)?;
+    let mut tasks = with_capacity(tensors.len(), TABLES)?;
     for tensor in tensors {
         let Place::Cuda(source) = &tensor.place else { continue }; // refused above
         let gradient = guards.read(source, stream)?;

@@ -4,7 +4,7 @@
 use super::buffer::{Buffer, Plain, Stage};
 use super::context::{driver_error, refused};
 use crate::algorithm::Hyper;
-use crate::allocation::{collected, reserve};
+use crate::allocation::{collected, reserve, with_capacity};
 use crate::args::{
     AdamStep, ChunkCounts, Control, FADAM_CHUNK, FADAM_TASK_BF16, FADAM_TASK_BF16_GRADIENT,
     FADAM_TASK_MASTER, FADAM_TASK_REMAINDER, FADAM_TASK_VECTOR, FAdamScalars, FisherAdamScalars, Settings,
@@ -193,8 +193,7 @@ impl Tables {
         if capturing {
             return Err(CAPTURE);
         }
-        let mut bytes = Vec::new();
-        reserve(&mut bytes, size_of::<Settings>() + size_of_val(&self.hypers[..]), TABLES)?; // as much at the most
+        let mut bytes = with_capacity(size_of::<Settings>() + size_of_val(&self.hypers[..]), TABLES)?; // as much at the most
         append(&mut bytes, &settings);
         self.hypers.iter().for_each(|hyper| append_hyper(&mut bytes, hyper));
         if self.settings.as_ref().is_none_or(|buffer| buffer.bytes() < bytes.len()) {

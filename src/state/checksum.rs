@@ -13,6 +13,11 @@ pub(super) fn hex(crc: u32) -> String {
     format!("{crc:08x}")
 }
 
+/// The way back.
+pub(super) fn read(digits: &str) -> Option<u32> {
+    u32::from_str_radix(digits, 16).ok().filter(|&crc| hex(crc) == digits)
+}
+
 /// Of a header in which the field's eight digits begin at `field`.
 pub(super) fn of_header(header: &[u8], field: usize) -> u32 {
     let mut sum = Hasher::new();

@@ -15,9 +15,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 
-/// Text in the making: the longest things of a file but for its tensors.
+/// A string builder that reports when there is no memory. Headers are the largest part of a file besides its tensors.
 #[derive(Default)]
-pub(super) struct Text(Vec<u8>);
+struct Text(Vec<u8>);
 
 const HEADER: &str = "the header of a state file";
 

@@ -43,11 +43,11 @@ fn refused(doing: &'static str, kind: ErrorKind, why: &'static str) -> Failed {
     Failed { doing, source: Error::new(kind, why) }
 }
 
-/// Has `write` fill a file beside `path` (it is told which), and puts that in its place when it is on the disk. A link stays,
-/// its target is replaced.
+/// Has `write` fill a file beside `path`, and puts that in its place when it is on the disk. A link stays, its target is
+/// replaced.
 pub(crate) fn replace<E: From<Failed>>(
     path: &Path,
-    write: impl FnOnce(&mut File, &Path) -> Result<(), E>,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
     let (path, old) = look(path)?;
     let Some(name) = path.file_name() else {
@@ -57,11 +57,11 @@ pub(crate) fn replace<E: From<Failed>>(
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let prefix = format!(".fadam-{:016x}-", hash(name.as_encoded_bytes()));
+    let prefix = format!(".fadam-{:016x}-", fnv1a(name.as_encoded_bytes().iter()));
     remove_leftovers(folder, &prefix);
     let like = old.or_else(|| usual(folder, &prefix));
     let (mut file, mut temporary) = create(folder, &prefix)?;
-    write(&mut file, &temporary.path)?;
+    write(&mut file)?;
     if let Some(like) = like {
         dress(&file, &like);
     }
@@ -119,11 +119,9 @@ fn look(path: &Path) -> Result<(PathBuf, Option<Metadata>), Failed> {
     Err(refused("following the links at", ErrorKind::InvalidInput, "too many symbolic links"))
 }
 
-/// FNV-1a: the same in every process and every release.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// A hash that is the same in every process and every release.
+pub(crate) fn fnv1a<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A name that no file has had.
@@ -170,7 +168,7 @@ fn create(folder: &Path, prefix: &str) -> Result<(File, Temporary), Failed> {
     let mut prefix = prefix;
     loop {
         let path = fresh(folder, prefix);
-        let file = match private(&path) {
+        let file = match new_file(&path, 0o600) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
             file => file.map_err(failed("creating a temporary file beside"))?,
         };
@@ -191,12 +189,10 @@ fn create(folder: &Path, prefix: &str) -> Result<(File, Temporary), Failed> {
 /// Of files that nobody removes but their own save.
 const UNLOCKED: &str = ".fadam-unlocked-";
 
-fn private(path: &Path) -> IoResult<File> {
+/// Of this mode, less the umask, where there are modes.
+fn new_file(path: &Path, mode: u32) -> IoResult<File> {
     let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    with_mode(options.write(true).create_new(true), mode).open(path)
 }
 
 fn is_gone(path: &Path) -> bool {
@@ -214,7 +210,7 @@ fn uninterrupted<T>(call: impl Fn() -> IoResult<T>) -> IoResult<T> {
 
 #[cfg(unix)]
 mod system {
-    use super::{File, IoResult, Metadata, OpenOptions, Path, fresh, fs};
+    use super::{File, Metadata, OpenOptions, Path, fresh, fs, new_file};
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 
     /// Neither for a pipe's other end nor for a device. Miri knows no such flag.
@@ -222,11 +218,15 @@ mod system {
         if cfg!(miri) { options } else { options.custom_flags(libc::O_NONBLOCK) }
     }
 
+    pub(super) fn with_mode(options: &mut OpenOptions, mode: u32) -> &mut OpenOptions {
+        options.mode(mode)
+    }
+
     /// What the system gives a new file here (0666 less the umask): a look at one that is gone again. The umask itself can
     /// only be read by changing it, for all threads.
     pub(super) fn usual(folder: &Path, prefix: &str) -> Option<Metadata> {
         let path = fresh(folder, prefix);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path).ok()?;
+        let file = new_file(&path, 0o666).ok()?;
         let found = file.metadata();
         let _ = fs::remove_file(path);
         found.ok()
@@ -257,7 +257,7 @@ mod system {
     /// The new name is on the disk only when the folder is. Miri cannot.
     pub(crate) fn sync_folder(folder: &Path) {
         if !cfg!(miri) {
-            let _ = File::open(folder).and_then(|folder: File| -> IoResult<()> { folder.sync_all() });
+            let _ = File::open(folder).and_then(|folder| folder.sync_all());
         }
     }
 }
@@ -268,6 +268,10 @@ mod system {
     use super::{File, Metadata, OpenOptions, Path};
 
     pub(super) fn without_waiting(options: &mut OpenOptions) -> &mut OpenOptions {
+        options
+    }
+
+    pub(super) fn with_mode(options: &mut OpenOptions, _: u32) -> &mut OpenOptions {
         options
     }
 
@@ -285,4 +289,4 @@ mod system {
 }
 
 pub(crate) use system::sync_folder;
-use system::{dress, is_at, usual, without_waiting};
+use system::{dress, is_at, usual, with_mode, without_waiting};

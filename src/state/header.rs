@@ -134,20 +134,14 @@ impl<'a> Header<'a> {
         Ok(Self { text, metadata, tensors })
     }
 
-    /// Takes out a tensor, and what it is called.
-    pub(super) fn take(&mut self, name: &str) -> Option<(Cow<'a, str>, Tensor)> {
-        self.tensors.remove_entry(name)
-    }
-
     /// Leaves out what there is of a parameter of `len` elements.
     pub(super) fn leave_out(&mut self, parameter: &str, len: u64) -> Result<(), Fault> {
         for slot in Slot::ALL {
-            match self.take(&tensor_name(slot, parameter)) {
-                Some((name, tensor)) if tensor.elements != len => {
-                    let (name, parameter, found) = (shown(&name), shown(parameter), tensor.elements);
-                    return wrong(format!("{name} has {found} elements, and parameter {parameter} {len}"));
-                }
-                _ => {}
+            let name = tensor_name(slot, parameter);
+            let removed = self.tensors.remove(name.as_str());
+            if let Some(tensor) = removed.filter(|tensor| tensor.elements != len) {
+                let (name, parameter, found) = (shown(&name), shown(parameter), tensor.elements);
+                return wrong(format!("{name} has {found} elements, and parameter {parameter} {len}"));
             }
         }
         Ok(())

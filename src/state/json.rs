@@ -3,7 +3,7 @@
 //! that occurs twice is refused, and so is a value of another type than asked for.
 
 use super::fault::{Fault, shown, wrong};
-use crate::allocation::reserve;
+use crate::allocation::with_capacity;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -155,7 +155,7 @@ impl<'w, 'a> Fields<'w, 'a> {
     }
 
     /// The text of a value.
-    pub(super) fn raw(&mut self, key: &str) -> Result<&'a str, Fault> {
+    fn raw(&mut self, key: &str) -> Result<&'a str, Fault> {
         match self.fields.iter().position(|(known, _)| known == key) {
             Some(at) => Ok(self.fields.swap_remove(at).1.get()),
             None => wrong(format!("{} has no `{key}`", self.what)),
@@ -180,8 +180,7 @@ impl<'w, 'a> Fields<'w, 'a> {
 
     /// A string as it is written, escapes and all: to be compared with known ones, which need none.
     pub(super) fn plain(&mut self, key: &str) -> Result<&'a str, Fault> {
-        let raw = self.raw(key)?;
-        match raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) {
+        match quoted(self.raw(key)?) {
             Some(text) => Ok(text),
             None => wrong(format!("`{key}` of {} is not a string", self.what)),
         }
@@ -252,11 +251,15 @@ fn whole(text: &str) -> Option<u64> {
     value(text).filter(|whole| *whole <= LARGEST_WHOLE)
 }
 
+/// What stands between the quotes of a string.
+pub(super) fn quoted(raw: &str) -> Option<&str> {
+    raw.strip_prefix('"')?.strip_suffix('"')
+}
+
 /// What a JSON string says, however long; `None` where the value is none.
 fn unescaped(raw: &str) -> Result<Option<String>, Fault> {
-    let Some(mut rest) = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) else { return Ok(None) };
-    let mut bytes = Vec::new();
-    reserve(&mut bytes, rest.len(), "a document in the header")?;
+    let Some(mut rest) = quoted(raw) else { return Ok(None) };
+    let mut bytes = with_capacity(rest.len(), "a document in the header")?;
     while let Some((plain, escaped)) = rest.split_once('\\') {
         bytes.extend_from_slice(plain.as_bytes());
         let escape = match escaped.as_bytes() {

@@ -6,7 +6,7 @@ use super::manifest::{self, Manifest};
 use super::read::{Origin, Plan};
 use super::{Loaded, Slot, describe, tensor_name};
 use crate::Optimizer;
-use crate::allocation::{filled, reserve};
+use crate::allocation::{filled, push};
 use std::collections::BTreeSet;
 use std::io::{Read, Seek};
 
@@ -66,9 +66,7 @@ pub(super) fn load(
 }
 
 fn list(names: &mut Vec<String>, name: &str) -> Result<(), Fault> {
-    reserve(names, 1, "the names that were left out")?;
-    names.push(name.to_string());
-    Ok(())
+    Ok(push(names, name.to_string(), "the names that were left out")?)
 }
 
 /// The same names in the same order.

@@ -2,10 +2,10 @@
 
 use super::fault::{Fault, shown, wrong};
 use super::header::Header;
-use super::json::{Fields, elements, entries};
+use super::json::{Fields, elements, entries, quoted};
 use super::{FORMAT, VERSION, checksum};
 use crate::LossScale;
-use crate::allocation::reserve;
+use crate::allocation::push;
 use crate::args::Progress;
 use crate::job::Counters;
 
@@ -42,22 +42,19 @@ impl Manifest {
             let by = if newer { ", written by a newer fadam" } else { "" };
             return wrong(format!("it has format version {}{by}; this one reads {VERSION}", shown(&version)));
         }
-        check_seal(header.text, metadata.raw(checksum::FIELD)?)?;
+        check_seal(header.text, metadata.plain(checksum::FIELD)?)?;
         let algorithm = metadata.document("optimizer")?.fields()?.text("algorithm")?;
         let mut groups = Vec::new();
         let list = metadata.document("groups")?;
         elements(&list.what, &list.text, |group| {
             let mut group = Fields::of(&"a group", group.get())?;
-            reserve(&mut groups, 1, "the header's groups")?;
-            groups.push((group.number("beta1")?, group.number("beta2")?));
-            Ok(())
+            let betas = (group.number("beta1")?, group.number("beta2")?);
+            Ok(push(&mut groups, betas, "the header's groups")?)
         })?;
         let mut parameters = Vec::new();
         let list = metadata.document("parameters")?;
         elements(&list.what, &list.text, |value| {
-            reserve(&mut parameters, 1, "the header's parameters")?;
-            parameters.push(parameter(value.get(), &groups)?);
-            Ok(())
+            Ok(push(&mut parameters, parameter(value.get(), &groups)?, "the header's parameters")?)
         })?;
         let counters = counters(metadata.document("counters")?.fields()?)?;
         let sums = metadata.document("checksums")?;
@@ -66,8 +63,7 @@ impl Manifest {
             let Some(tensor) = header.tensors.get_mut(name.as_ref()) else {
                 return wrong(format!("`checksums` has {}, which is unknown", shown(&name)));
             };
-            let digits = sum.get().trim_matches('"');
-            let crc = u32::from_str_radix(digits, 16).ok().filter(|&crc| checksum::hex(crc) == digits);
+            let crc = quoted(sum.get()).and_then(checksum::read);
             match (crc, tensor.sum) {
                 (Some(_), None) => tensor.sum = crc,
                 (None, _) => return wrong(format!("the checksum of {} is none", shown(&name))),
@@ -82,13 +78,9 @@ impl Manifest {
     }
 }
 
-/// Whether the header is as it was when its checksum was filled in: `field`, a part of it.
-fn check_seal(header: &str, field: &str) -> Result<(), Fault> {
-    let at = field.as_ptr().addr() - header.as_ptr().addr() + 1; // behind the quote
-    let digits = field.strip_prefix('"').and_then(|field| field.strip_suffix('"'));
-    let Some(digits) = digits else {
-        return wrong(format!("`{}` of the metadata is not a string", checksum::FIELD));
-    };
+/// Whether the header is as it was when its checksum was filled in: `digits`, a part of it.
+fn check_seal(header: &str, digits: &str) -> Result<(), Fault> {
+    let at = digits.as_ptr().addr() - header.as_ptr().addr();
     let same = digits.len() == checksum::BLANK.len()
         && digits == checksum::hex(checksum::of_header(header.as_bytes(), at));
     if same { Ok(()) } else { wrong("its header is damaged: the checksum differs") }

@@ -8,11 +8,11 @@ use super::PIECE;
 use super::fault::{Fault, io, shown, wrong};
 use super::header::{Header, Tensor};
 use super::values;
-use crate::Optimizer;
-use crate::allocation::{filled, reserve};
+use crate::allocation::{filled, push};
 use crate::args::Progress;
 use crate::job::Counters;
 use crate::slot::{Slot, Stored};
+use crate::{Error, Optimizer};
 use crc32fast::Hasher;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -56,16 +56,10 @@ impl Copy {
 pub(super) struct Plan {
     origin: Origin,
     copies: Vec<Copy>,
-    /// Parts of the file that were read before, and must still be there when the rest has been.
-    seen: Vec<Part>,
+    /// Parts of the file that were read before, and their checksums: they must still be there when the rest has been read.
+    seen: Vec<(Range<u64>, u32)>,
     progress: Vec<(usize, Progress)>,
     pub(super) counters: Option<Counters>,
-}
-
-struct Part {
-    begin: u64,
-    end: u64,
-    sum: u32,
 }
 
 const PLAN: &str = "what is to be loaded";
@@ -89,25 +83,25 @@ impl Plan {
         for &slot in slots {
             let Some(stored) = optimizer.backend.slot(index, slot) else { continue };
             let name = name(slot);
-            let Some((_, tensor)) = header.take(&name) else {
+            let Some(tensor) = header.tensors.remove(name.as_str()) else {
                 return wrong(format!("it has no {}, which this optimizer keeps", shown(&name)));
             };
             self.check(&name, &tensor, stored, len)?;
             let (bytes, from) = (len * stored.size, Some(Source { name, tensor }));
-            self.copy(Copy { index, slot, stored, step: progress.step, bytes, from })?;
+            push(&mut self.copies, Copy { index, slot, stored, step: progress.step, bytes, from }, PLAN)?;
         }
-        self.progress(index, progress)
+        Ok(push(&mut self.progress, (index, progress), PLAN)?)
     }
 
     /// A parameter begins anew.
-    pub(super) fn restart(&mut self, optimizer: &Optimizer, index: usize) -> Result<(), Fault> {
+    pub(super) fn restart(&mut self, optimizer: &Optimizer, index: usize) -> Result<(), Error> {
         for slot in Slot::ALL {
             if let Some(stored) = optimizer.backend.slot(index, slot) {
                 let bytes = optimizer.parameters[index].len * stored.size;
-                self.copy(Copy { index, slot, stored, step: 0, bytes, from: None })?;
+                push(&mut self.copies, Copy { index, slot, stored, step: 0, bytes, from: None }, PLAN)?;
             }
         }
-        self.progress(index, Progress::START)
+        push(&mut self.progress, (index, Progress::START), PLAN)
     }
 
     fn check(&self, name: &str, tensor: &Tensor, stored: Stored, len: usize) -> Result<(), Fault> {
@@ -123,22 +117,8 @@ impl Plan {
     }
 
     /// Of a file without checksums.
-    pub(super) fn seen(&mut self, Range { start, end }: Range<u64>, sum: u32) -> Result<(), Fault> {
-        reserve(&mut self.seen, 1, PLAN)?;
-        self.seen.push(Part { begin: start, end, sum });
-        Ok(())
-    }
-
-    fn copy(&mut self, copy: Copy) -> Result<(), Fault> {
-        reserve(&mut self.copies, 1, PLAN)?;
-        self.copies.push(copy);
-        Ok(())
-    }
-
-    fn progress(&mut self, index: usize, progress: Progress) -> Result<(), Fault> {
-        reserve(&mut self.progress, 1, PLAN)?;
-        self.progress.push((index, progress));
-        Ok(())
+    pub(super) fn seen(&mut self, part: Range<u64>, sum: u32) -> Result<(), Error> {
+        push(&mut self.seen, (part, sum), PLAN)
     }
 
     /// Changes the optimizer, when everything is checked. Where it fails after that, the optimizer is lost.
@@ -205,8 +185,8 @@ impl Plan {
         }
         if self.origin == Origin::PyTorch {
             let mut again = Stream::scattered(&mut *stream.source)?;
-            for Part { begin, end, sum } in &self.seen {
-                if again.read_bytes(*begin..*end, 1, |_| Ok(()))? != *sum {
+            for (part, sum) in &self.seen {
+                if again.read_bytes(part.clone(), 1, |_| Ok(()))? != *sum {
                     return wrong("it changed while it was read");
                 }
             }

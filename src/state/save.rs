@@ -22,7 +22,7 @@ pub(super) fn save(optimizer: &mut Optimizer, path: &Path) -> Result<(), Fault> 
     let tensors = tensors.in_order()?;
     let mut header = describe::header(optimizer, &tensors)?;
     let mut room = Room::new(&tensors)?;
-    file::replace(path, |file, _| {
+    file::replace(path, |file| {
         write_to(file, &header.bytes, optimizer, &tensors, &mut room)?;
         // The checksums are known now; the header has room for them.
         header.seal(&room.sums);

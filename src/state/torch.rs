@@ -6,7 +6,7 @@ use super::read::{Origin, Plan, Stream};
 use super::save::check_path;
 use super::write::{Content, Room, Tensors, write_to};
 use super::{describe, file, values};
-use crate::allocation::{filled, reserve};
+use crate::allocation::{filled, with_capacity};
 use crate::args::Progress;
 use crate::slot::{Slot, Stored};
 use crate::{Algorithm, Optimizer};
@@ -38,7 +38,7 @@ pub(super) fn save(optimizer: &mut Optimizer, path: &Path, names: &[&str]) -> Re
     let tensors = tensors.in_order()?;
     let header = describe::torch_header(&tensors)?;
     let mut room = Room::new(&tensors)?;
-    file::replace(path, |file, _| write_to(file, &header, optimizer, &tensors, &mut room))
+    file::replace(path, |file| write_to(file, &header, optimizer, &tensors, &mut room))
 }
 
 pub(super) fn load(
@@ -52,12 +52,11 @@ pub(super) fn load(
     let mut plan = Plan::new(Origin::PyTorch);
     plan.seen(PREFIX as u64..(PREFIX + bytes.len()) as u64, crc32fast::hash(&bytes))?;
     let mut counts = filled(None, indices.len(), COUNTS)?;
-    let mut steps = Vec::new();
-    reserve(&mut steps, indices.len(), COUNTS)?;
+    let mut steps = with_capacity(indices.len(), COUNTS)?;
     for i in 0..indices.len() {
         let step = format!("state.{i}.step");
-        match header.take(&step) {
-            Some((_, tensor)) => steps.push((i, tensor)),
+        match header.tensors.remove(step.as_str()) {
+            Some(tensor) => steps.push((i, tensor)),
             None if Slot::MOMENTS.iter().any(|&slot| header.tensors.contains_key(name(i, slot).as_str())) => {
                 return wrong(format!("it has no `{step}`"));
             }
@@ -104,8 +103,7 @@ fn numbered(optimizer: &Optimizer, names: &[&str]) -> Result<Vec<usize>, Fault> 
         return wrong(format!("PyTorch has state of `adam` alone, this optimizer is `{algorithm}`"));
     }
     let mut seen = filled(false, optimizer.parameters.len(), "the parameters named")?;
-    let mut indices = Vec::new();
-    reserve(&mut indices, names.len(), "the parameters named")?;
+    let mut indices = with_capacity(names.len(), "the parameters named")?;
     for &name in names {
         match optimizer.by_name.get(name) {
             None => return wrong(format!("no parameter {} is registered", shown(name))),
@@ -156,8 +154,7 @@ fn progress(
         let (beta1, beta2) = betas(i);
         (beta1.to_bits(), beta2.to_bits(), counts[i])
     };
-    let mut order = Vec::new();
-    reserve(&mut order, indices.len(), COUNTS)?;
+    let mut order = with_capacity(indices.len(), COUNTS)?;
     order.extend((0..indices.len()).filter(|&i| counts[i].is_some()));
     order.sort_unstable_by_key(|&i| key(i));
     let mut all = filled(None, indices.len(), COUNTS)?;

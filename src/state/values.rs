@@ -20,14 +20,13 @@ pub(super) fn widens(from: &str, to: &str) -> bool {
     to == "F32" && matches!(from, "BF16" | "F16")
 }
 
-/// As f32, in `room`, which is twice as long.
+/// 16-bit floats as f32, in `room`, which is twice as long.
 pub(super) fn widen<'a>(dtype: &str, bytes: &[u8], room: &'a mut [u8]) -> &'a [u8] {
-    let mut end = 0;
+    let room = &mut room[..2 * bytes.len()];
     for (value, into) in floats(dtype, bytes).into_iter().flatten().zip(room.chunks_exact_mut(4)) {
         into.copy_from_slice(&value.to_le_bytes());
-        end += 4;
     }
-    &room[..end]
+    room
 }
 
 /// Refuses what Adam cannot have written after `step` steps; `first` is the place of the first element.

@@ -2,7 +2,7 @@
 
 use super::PIECE;
 use super::fault::{Fault, io};
-use crate::allocation::{filled, reserve};
+use crate::allocation::{filled, push, reserve, with_capacity};
 use crate::slot::{Slot, Stored};
 use crate::{Error, Optimizer};
 use crc32fast::Hasher;
@@ -31,7 +31,7 @@ impl Tensor {
     }
 }
 
-/// The tensors of a file in the making.
+/// Builder of a file's list of tensors.
 #[derive(Default)]
 pub(super) struct Tensors {
     wide: Vec<Tensor>,
@@ -51,9 +51,7 @@ impl Tensors {
         content: Content,
     ) -> Result<(), Error> {
         let row = if stored.size == 4 { &mut self.wide } else { &mut self.narrow };
-        reserve(row, 1, TENSORS)?;
-        row.push(Tensor { name, stored, len, content, begin: 0 });
-        Ok(())
+        push(row, Tensor { name, stored, len, content, begin: 0 }, TENSORS)
     }
 
     /// In the order of their data: wide elements first, so that each is aligned for its type.
@@ -108,8 +106,7 @@ pub(super) struct Room {
 impl Room {
     pub(super) fn new(tensors: &[Tensor]) -> Result<Self, Error> {
         let bytes = tensors.iter().map(Tensor::bytes).fold(0, usize::saturating_add);
-        let mut sums = Vec::new();
-        reserve(&mut sums, tensors.len(), TENSORS)?;
+        let sums = with_capacity(tensors.len(), TENSORS)?;
         Ok(Self { buffer: filled(0, bytes.clamp(16, PIECE), "a piece of a state file")?, sums })
     }
 }

@@ -332,32 +332,26 @@ unsafe extern "C" fn ftruncate64(fd: c_int, len: off64_t) -> c_int {
     })
 }
 
-fn synced(fd: c_int) {
-    record(|record| match record.open.get(&fd) {
-        Some(&Some((file, _))) => record.changes.push(Change::Sync { file }),
-        Some(None) => record.changes.push(Change::SyncFolder),
-        None => {}
-    });
+fn sync(fd: c_int, real: unsafe extern "C" fn(c_int) -> c_int) -> c_int {
+    ask(Call::Sync, || {
+        let result = unsafe { real(fd) };
+        record(|record| match record.open.get(&fd) {
+            Some(&Some((file, _))) => record.changes.push(Change::Sync { file }),
+            Some(None) => record.changes.push(Change::SyncFolder),
+            None => {}
+        });
+        result
+    })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn fsync(fd: c_int) -> c_int {
-    let real = real!(c"fsync": fn(c_int) -> c_int);
-    ask(Call::Sync, || {
-        let result = unsafe { real(fd) };
-        synced(fd);
-        result
-    })
+    sync(fd, real!(c"fsync": fn(c_int) -> c_int))
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
-    let real = real!(c"fdatasync": fn(c_int) -> c_int);
-    ask(Call::Sync, || {
-        let result = unsafe { real(fd) };
-        synced(fd);
-        result
-    })
+    sync(fd, real!(c"fdatasync": fn(c_int) -> c_int))
 }
 
 #[unsafe(no_mangle)]
